@@ -1,0 +1,114 @@
+package agents
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Group is a number of leased keys under one prefix.
+type Group struct {
+	Prefix string `json:"prefix"`
+	Count  int    `json:"count"`
+	Agent  string `json:"agent,omitempty"`  // Configured.Name, "" for none
+	Reason string `json:"reason,omitempty"` // a sentence for the plan
+	// TTLMin and TTLMax bound the granted TTLs in seconds. 0 stands for a
+	// lease that the backup does not hold.
+	TTLMin int64 `json:"ttl_min"`
+	TTLMax int64 `json:"ttl_max"`
+}
+
+// manySiblings is how many groups one directory may hold before they are
+// reported as one: ten thousand locks in directories of their own are one line
+// for a person.
+const manySiblings = 20
+
+// directory is the part of a key up to its last slash, or the whole key when
+// there is none: the prefix that a person would name it by.
+func directory(key string) string {
+	if i := strings.LastIndexByte(key, '/'); i >= 0 {
+		return key[:i+1]
+	}
+	return key
+}
+
+// parent is the directory above a directory, "" at the top.
+func parent(dir string) string {
+	i := strings.LastIndexByte(strings.TrimSuffix(dir, "/"), '/')
+	return dir[:i+1]
+}
+
+type leasedKey struct {
+	key    string
+	ttl    int64
+	agent  string
+	group  string // "" to group it by its directory
+	reason string
+}
+
+// grouping counts leased keys by prefix.
+type grouping struct {
+	named map[string]*Group // by agents and rules, as they said
+	free  map[string]*Group // by directory
+}
+
+func newGrouping() *grouping {
+	return &grouping{named: map[string]*Group{}, free: map[string]*Group{}}
+}
+
+func (g *grouping) add(k leasedKey) {
+	into, prefix := g.named, k.group
+	if prefix == "" {
+		into, prefix = g.free, directory(k.key)
+	}
+	one := Group{Prefix: prefix, Count: 1, Agent: k.agent, Reason: k.reason, TTLMin: k.ttl, TTLMax: k.ttl}
+	merge(into, one)
+}
+
+func merge(into map[string]*Group, one Group) {
+	have, ok := into[one.Prefix]
+	if !ok {
+		into[one.Prefix] = &one
+		return
+	}
+	have.Count += one.Count
+	have.TTLMin, have.TTLMax = min(have.TTLMin, one.TTLMin), max(have.TTLMax, one.TTLMax)
+	if have.Reason != one.Reason {
+		have.Reason = "" // each key's own reason stands in its edit
+	}
+}
+
+// groups returns the groups in order of their prefixes, crowded directories
+// folded into one.
+func (g *grouping) groups() []Group {
+	deepest := 0
+	for p := range g.free {
+		deepest = max(deepest, strings.Count(p, "/"))
+	}
+	for depth := deepest; depth > 0; depth-- {
+		children := map[string][]string{}
+		for p := range g.free {
+			if strings.Count(p, "/") == depth && parent(p) != "" {
+				children[parent(p)] = append(children[parent(p)], p)
+			}
+		}
+		for dir, prefixes := range children {
+			if len(prefixes) <= manySiblings {
+				continue
+			}
+			for _, p := range prefixes {
+				one := *g.free[p]
+				delete(g.free, p)
+				one.Prefix = dir
+				merge(g.free, one)
+			}
+		}
+	}
+	all := slices.Concat(slices.Collect(maps.Values(g.named)), slices.Collect(maps.Values(g.free)))
+	out := make([]Group, len(all))
+	for i, one := range all {
+		out[i] = *one
+	}
+	slices.SortFunc(out, func(a, b Group) int { return strings.Compare(a.Prefix, b.Prefix) })
+	return out
+}

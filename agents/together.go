@@ -1,0 +1,71 @@
+package agents
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Observations describes what kv holds for each agent, by Configured.Name.
+func Observations(ctx context.Context, kv Reader, configured []Configured) (map[string]json.RawMessage, error) {
+	all := make(map[string]json.RawMessage, len(configured))
+	for _, c := range configured {
+		facts, err := c.Agent.Observe(ctx, kv)
+		if err != nil {
+			return nil, fmt.Errorf("observe agent %s: %w", c.Name, err)
+		}
+		all[c.Name] = facts
+	}
+	return all, nil
+}
+
+// Gate asks all agents at once and returns their answers by Configured.Name,
+// fit for Options.Baselines.
+func Gate(ctx context.Context, configured []Configured) (map[string]Baseline, error) {
+	answers := make([]Baseline, len(configured))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, c := range configured {
+		group.Go(func() error {
+			b, err := c.Agent.Gate(ctx)
+			if err != nil {
+				return fmt.Errorf("ask agent %s: %w", c.Name, err)
+			}
+			b.Agent = c.Name
+			answers[i] = b
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	all := make(map[string]Baseline, len(configured))
+	for _, b := range answers {
+		all[b.Agent] = b
+	}
+	return all, nil
+}
+
+// Verify waits for the verdicts of all agents at once, in the order of
+// configured. The deadline is that of ctx. Of an agent that was not asked at
+// the gate the baseline is empty, so nothing is claimed about loss.
+func Verify(ctx context.Context, configured []Configured, bases map[string]Baseline, done Restored) ([]Verdict, error) {
+	verdicts := make([]Verdict, len(configured))
+	var group errgroup.Group
+	for i, c := range configured {
+		group.Go(func() error {
+			v, err := c.Agent.Verify(ctx, bases[c.Name], done)
+			if err != nil {
+				return fmt.Errorf("verify agent %s: %w", c.Name, err)
+			}
+			v.Name = c.Name
+			verdicts[i] = v
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return verdicts, nil
+}
