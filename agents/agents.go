@@ -150,7 +150,7 @@ type Edit struct {
 type Baseline struct {
 	Agent   string          `json:"agent"`             // Configured.Name
 	Missing []string        `json:"missing,omitempty"` // expected programs that did not answer
-	Detail  string          `json:"detail"`            // a sentence for a person
+	Detail  string          `json:"detail,omitempty"`  // a sentence for a person; "" nothing to say
 	Data    json.RawMessage `json:"data,omitempty"`    // what the kind remembers for Verify
 }
 

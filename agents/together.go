@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -49,10 +50,11 @@ func Gate(ctx context.Context, configured []Configured) (map[string]Baseline, er
 
 // Verify waits for the verdicts of all agents at once, in the order of
 // configured. The deadline is that of ctx. Of an agent that was not asked at
-// the gate the baseline is empty, so nothing is claimed about loss.
+// the gate the baseline is empty, so nothing is claimed about loss. An agent
+// with nothing to prove (an empty Verdict.Verdict) is left out.
 func Verify(ctx context.Context, configured []Configured, bases map[string]Baseline, done Restored) ([]Verdict, error) {
 	verdicts := make([]Verdict, len(configured))
-	var group errgroup.Group
+	group, ctx := errgroup.WithContext(ctx)
 	for i, c := range configured {
 		group.Go(func() error {
 			v, err := c.Agent.Verify(ctx, bases[c.Name], done)
@@ -67,5 +69,5 @@ func Verify(ctx context.Context, configured []Configured, bases map[string]Basel
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	return verdicts, nil
+	return slices.DeleteFunc(verdicts, func(v Verdict) bool { return v.Verdict == "" }), nil
 }

@@ -19,9 +19,9 @@ const (
 
 // Verdict is what Verify found about one agent.
 type Verdict struct {
-	Name    string  `json:"name"` // Configured.Name
-	Verdict string  `json:"verdict"`
-	OK      bool    `json:"ok"` // false fails the restore with exit code 15
+	Name    string  `json:"name"`    // Configured.Name
+	Verdict string  `json:"verdict"` // "" when there was nothing to prove at all
+	OK      bool    `json:"ok"`      // false fails the restore with exit code 15
 	Checks  []Check `json:"checks"`
 }
 
