@@ -48,9 +48,13 @@ type Cluster struct {
 }
 
 // StartCluster starts a cluster and waits until every member is healthy. When t ends, so do all
-// members; if it has failed, the ends of their logs are printed.
+// members; if it has failed, the ends of their logs are printed. With -short the test is skipped:
+// that is for what takes seconds.
 func StartCluster(t testing.TB, opt Options) *Cluster {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts etcd servers")
+	}
 	if opt.Version == "" {
 		opt.Version = Latest
 	}

@@ -177,7 +177,7 @@ func (m *Member) waitHealthy(ctx context.Context) error {
 		})
 	})
 	if exited {
-		return fmt.Errorf("%s is not healthy: its process ended with %v; its log:\n%s", m.Name, m.process.exit(), m.LogTail(10))
+		return fmt.Errorf("%s is not healthy: its process ended: %s; its log:\n%s", m.Name, m.process.exit(), m.LogTail(10))
 	}
 	if err != nil {
 		return fmt.Errorf("%s is not healthy: %w", m.Name, err)

@@ -142,7 +142,7 @@ func (t Tool) fetchDebian(ctx context.Context, work string) (string, error) {
 		return "", fmt.Errorf("apt-get download etcd-server left %d packages, not one", len(packages))
 	}
 	if !strings.HasPrefix(filepath.Base(packages[0]), "etcd-server_"+t.Version) {
-		return "", fmt.Errorf("Debian offers %s, not version %s: use Debian 12", filepath.Base(packages[0]), t.Version)
+		return "", fmt.Errorf("apt offers %s, not version %s: use Debian 12", filepath.Base(packages[0]), t.Version)
 	}
 	if err := run(ctx, work, "dpkg-deb", "-x", packages[0], "root"); err != nil {
 		return "", err

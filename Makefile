@@ -1,0 +1,80 @@
+# requorum: `make` lists the targets. Go, git and make are enough to start; `make test` installs the
+# rest, or says what is missing. Programs for tests are kept outside of the tree, in CACHE.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PATH := $(PATH):/usr/local/go/bin
+
+GO      ?= go
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/requorum-test
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+GOLANGCI_VERSION := 2.15.0
+GOLANGCI         := $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+
+# Debian packages whose programs tests call: a restore without requorum.
+PACKAGES := age zstd
+
+# The race detector needs cgo, and so a C compiler; without one tests run without it.
+RACE      := $(shell printf '\043include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1 && echo -race)
+TESTFLAGS := $(RACE) -timeout 25m -p 2
+FUZZTIME  := 10s
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo check test lint fmt vet bench fuzz clean packages servers
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/requorum, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/requorum ./cmd/requorum
+
+demo: build ## the whole job on this machine in a minute, nothing else needed
+	./bin/requorum demo
+
+check: build fmt vet ## the inner loop: build, gofmt, vet, tests that start no servers
+	$(GO) test -short -timeout 5m ./...
+
+test: packages servers build fmt vet lint ## everything: lint, and all tests on real etcd and S3 servers
+	$(GO) test $(TESTFLAGS) ./...
+
+lint: $(GOLANGCI) ## golangci-lint, with the rules of which package may import what
+	$(GOLANGCI) run ./...
+
+fmt:
+	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "gofmt would change these, run gofmt -w on them:"; echo "$$bad"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+bench: packages servers build ## speed and memory against etcdctl and etcdutl in the same run
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 120m -p 1 ./...
+
+fuzz: ## every fuzz target for a moment (FUZZTIME=10s)
+	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
+	    echo "$$(dirname "$$file") $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
+	  done; \
+	done
+
+clean: ## remove what was built; programs for tests stay in the cache directory
+	rm -rf bin dist coverage.out
+
+packages:
+	@missing=; for p in $(PACKAGES); do command -v "$$p" >/dev/null || missing="$$missing $$p"; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  if [ -n "$$missing" ] || { [ ! -e $(CACHE)/etcd-3.4.23/etcd ] && ! apt-cache show etcd-server >/dev/null 2>&1; }; then apt-get update -qq; fi; \
+	  if [ -n "$$missing" ]; then DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; fi; \
+	elif [ -n "$$missing" ]; then \
+	  echo "tests need these programs:$$missing; install them, on Debian as root: apt-get install$$missing"; exit 1; \
+	fi
+	@if [ -z "$(RACE)" ]; then echo "no C compiler here: tests run without the race detector"; fi
+
+servers:
+	$(GO) run ./internal/etcdtest/prepare
+
+$(GOLANGCI):
+	GOBIN=$(@D) GOFLAGS= CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_VERSION)
