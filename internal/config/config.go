@@ -30,6 +30,7 @@ type Config struct {
 	Warnings Problems
 
 	at     map[string]position
+	bad    map[string]bool // keys whose values did not decode
 	source *yaml.Node
 }
 

@@ -14,19 +14,20 @@ const maxValues = 100_000
 
 // decoder fills the schema's types from YAML nodes and collects every problem on the way.
 type decoder struct {
-	file       string
-	dir        string // where relative paths start
-	lookup     func(string) (string, bool)
-	recovering bool // files need not be there
-	problems   Problems
-	at         map[string]position
-	visited    int
+	file     string
+	dir      string // where relative paths start
+	lookup   func(string) (string, bool)
+	problems Problems
+	at       map[string]position
+	bad      map[string]bool
+	visited  int
 }
 
 func valueOf(p any) reflect.Value { return reflect.ValueOf(p).Elem() }
 
 // problem notes what is wrong at a node.
 func (d *decoder) problem(n *yaml.Node, key string, f fault) {
+	d.bad[key] = true
 	d.problems = append(d.problems, Problem{File: d.file, Line: n.Line, Column: n.Column, Key: key, What: f.what, Advice: f.advice})
 }
 
@@ -213,6 +214,9 @@ func (d *decoder) mapping(place, n *yaml.Node, key string, v reflect.Value) {
 		}
 		written[name] = true
 		d.value(k, value, join2(key, name), v.FieldByIndex(f.index))
+		if f.def != `""` {
+			d.notEmpty(value, join2(key, name), v.FieldByIndex(f.index))
+		}
 	})
 	for _, f := range fields(v.Type()) {
 		if f.required && !written[f.name] {
@@ -243,6 +247,13 @@ func (d *decoder) named(place, n *yaml.Node, key string, v reflect.Value) {
 	})
 }
 
+// notEmpty reports an empty text, written or out of a variable, where only an absent key means none.
+func (d *decoder) notEmpty(n *yaml.Node, key string, v reflect.Value) {
+	if v.Kind() == reflect.String && !isLeaf(v.Type()) && v.Len() == 0 && !d.bad[key] {
+		d.problem(n, key, fault{"the text is empty", "write one or remove the key"})
+	}
+}
+
 // list decodes a list. One cron expression stands for a list of one.
 func (d *decoder) list(place, n *yaml.Node, key string, v reflect.Value) {
 	if v.Type() == reflect.TypeFor[Crons]() && n.Kind == yaml.ScalarNode {
@@ -258,11 +269,12 @@ func (d *decoder) list(place, n *yaml.Node, key string, v reflect.Value) {
 		return
 	}
 	items := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
-	for i, item := range n.Content {
+	for i, inner := range n.Content {
 		if items.Index(i).Kind() == reflect.Struct {
 			applyDefaults(items.Index(i))
 		}
-		d.value(item, item, fmt.Sprintf("%s[%d]", key, i), items.Index(i))
+		d.value(inner, inner, item(key)(i), items.Index(i))
+		d.notEmpty(inner, item(key)(i), items.Index(i))
 	}
 	v.Set(items)
 }
@@ -272,7 +284,7 @@ func applyDefaults(v reflect.Value) {
 	if v.Kind() != reflect.Struct {
 		return
 	}
-	d := &decoder{at: map[string]position{}}
+	d := &decoder{at: map[string]position{}, bad: map[string]bool{}}
 	for _, f := range fields(v.Type()) {
 		target := v.FieldByIndex(f.index)
 		switch {

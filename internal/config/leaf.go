@@ -85,10 +85,6 @@ func (f *File) parse(text string, d *decoder) *fault {
 		return &fault{"an empty text names no file", "write the file's path or remove the key"}
 	}
 	p := d.resolve(text)
-	if d.recovering {
-		*f = File(p)
-		return nil
-	}
 	info, err := os.Stat(p)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -82,9 +82,9 @@ func Parse(file string, data []byte, lookup func(string) (string, bool)) (*Confi
 
 // decode fills a configuration from a document's root and checks it.
 func decode(d *decoder, root *yaml.Node) (*Config, error) {
-	d.at = map[string]position{}
+	d.at, d.bad = map[string]position{}, map[string]bool{}
 	c := Default()
-	c.File, c.at, c.source = d.file, d.at, root
+	c.File, c.at, c.bad, c.source = d.file, d.at, d.bad, root
 	d.value(root, root, "", valueOf(c))
 	c.derive()
 	d.problems = append(d.problems, c.check()...)

@@ -1,0 +1,157 @@
+package config
+
+import (
+	"strings"
+	"unicode"
+)
+
+func (k *checker) members(key string, members []Member) {
+	k.noneIn(key, len(members))
+	column := func(name string, get func(Member) string) ([]string, func(int) string) {
+		all := make([]string, len(members))
+		for i, m := range members {
+			all[i] = get(m)
+		}
+		return all, func(i int) string { return item(key)(i) + "." + name }
+	}
+	for _, c := range []struct {
+		name, what string
+		get        func(Member) string
+	}{
+		{"name", "the name", func(m Member) string { return m.Name }},
+		{"peer_url", "the peer URL", func(m Member) string { return string(m.PeerURL) }},
+		{"client_url", "the client URL", func(m Member) string { return string(m.ClientURL) }},
+	} {
+		values, at := column(c.name, c.get)
+		k.twice(values, at, c.what)
+	}
+	for i, m := range members {
+		k.member(item(key)(i), m)
+		for j, other := range members[:i] {
+			if m.Host == other.Host && m.DataDir != "" && (inside(m.DataDir, other.DataDir) || inside(other.DataDir, m.DataDir)) {
+				k.add(item(key)(i)+".data_dir", quote(string(m.DataDir))+" and the data dir of "+item(key)(j)+" on the same host are one inside the other", "give each member its own")
+			}
+		}
+	}
+}
+
+func (k *checker) member(key string, m Member) {
+	if strings.ContainsFunc(m.Name, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) || strings.ContainsRune(",=/", r) }) {
+		k.add(key+".name", quote(m.Name)+" is no member's name", "write what etcd has as --name, without spaces, commas, slashes and equals signs")
+	}
+	if m.PeerURL != "" && m.PeerURL == m.ClientURL {
+		k.add(key+".client_url", "it is the same as peer_url", "peers and clients have ports of their own, by habit 2380 and 2379")
+	}
+	if m.WALDir != "" && m.DataDir != "" {
+		switch {
+		case inside(m.WALDir, m.DataDir):
+			k.add(key+".wal_dir", "it lies in data_dir", "remove the key: that WAL moves with the data dir")
+		case inside(m.DataDir, m.WALDir):
+			k.add(key+".wal_dir", "data_dir lies in it", "name the directory that etcd has as --wal-dir")
+		}
+	}
+	k.service(key+".service", m)
+}
+
+// inside says whether a path is another or lies in it.
+func inside(p, dir HostPath) bool {
+	return dir != "" && (p == dir || strings.HasPrefix(string(p), string(dir)+"/"))
+}
+
+func (k *checker) service(key string, m Member) {
+	s := m.Service
+	commands := s.Start != "" || s.Stop != "" || s.Status != ""
+	kinds := 0
+	for _, set := range []bool{s.Systemd != "", s.StaticPod != "", commands} {
+		if set {
+			kinds++
+		}
+	}
+	switch {
+	case kinds > 1:
+		k.add(key, "more than one way to start and stop etcd", "write one of systemd, static_pod, or start, stop and status")
+	case kinds == 0 && k.written(key) && !k.faulty(key):
+		k.add(key, "no way to start and stop etcd", "write systemd, static_pod, or start, stop and status")
+	case commands:
+		for name, command := range map[string]string{"start": s.Start, "stop": s.Stop, "status": s.Status} {
+			if command == "" && !k.written(key+"."+name) {
+				k.add(key+"."+name, "the key is missing", "start, stop and status go together; status exits with 0 while etcd runs")
+			}
+		}
+	}
+	if kinds == 1 && !commands && (s.Inhibit != "" || s.Allow != "") {
+		k.add(key, "inhibit and allow belong to start, stop and status", "remove them: systemd and static pods are inhibited in their own way")
+	}
+	k.pair(key, "inhibit", "allow")
+}
+
+func (k *checker) agents(key string, cl *Cluster) {
+	names := make([]string, len(cl.Agents))
+	for i, a := range cl.Agents {
+		at := item(key + ".agents")(i)
+		k.agent(at, a)
+		if a.Kind() != "" && a.Name() != "" {
+			names[i] = a.Kind() + " " + a.Name()
+		}
+		for j, keep := range cl.KeepLeased {
+			owned := a.prefix()
+			if owned == "" || keep == "" || !strings.HasPrefix(owned, string(keep)) && (a.Patroni == nil || !strings.HasPrefix(string(keep), owned)) {
+				continue
+			}
+			where := key + ".keep_leased"
+			if k.written(where) {
+				where = item(where)(j)
+			}
+			k.add(where, "it would keep the registrations of "+at+" ("+owned+") as ghosts", "keep_leased is for leased data that is no registration; write narrower prefixes")
+		}
+	}
+	k.twice(names, item(key+".agents"), "the agent")
+}
+
+// prefix is where the agent's leased keys lie.
+func (a Agent) prefix() string {
+	switch {
+	case a.Patroni != nil && a.Patroni.Scope != "":
+		return strings.TrimSuffix(a.Patroni.Namespace, "/") + "/" + a.Patroni.Scope + "/"
+	case a.Leased != nil:
+		return string(a.Leased.Prefix)
+	}
+	return ""
+}
+
+func (k *checker) agent(key string, a Agent) {
+	kinds := 0
+	for _, kind := range []string{"patroni", "leased", "kubernetes"} {
+		if k.written(key + "." + kind) {
+			kinds++
+		}
+	}
+	if kinds != 1 && (kinds > 1 || !k.faulty(key) && !k.reported(key)) {
+		k.add(key, "an agent is of exactly one kind", "write patroni, leased or kubernetes; a second agent gets its own - line")
+	}
+	if p := a.Patroni; p != nil {
+		if strings.Contains(p.Scope, "/") {
+			k.add(key+".patroni.scope", quote(p.Scope)+" has a / in it", "write the scope as in patroni.yml, and what comes before it as namespace")
+		}
+		if !strings.HasPrefix(p.Namespace, "/") && k.written(key+".patroni.namespace") && !k.reported(key+".patroni.namespace") {
+			k.add(key+".patroni.namespace", quote(p.Namespace)+" does not begin with /", "write it like /service")
+		}
+		k.twice(texts(p.REST), item(key+".patroni.rest"), "the REST URL")
+		k.positive(key+".patroni.deadline", p.Deadline)
+	}
+	if l := a.Leased; l != nil {
+		if l.Count > 0 && len(l.Expect) > 0 {
+			k.add(key+".leased.count", "count and expect are both written", "keep expect, which says more")
+		}
+		k.twice(l.Expect, item(key+".leased.expect"), "the key")
+		for i, e := range l.Expect {
+			if !strings.HasPrefix(e, string(l.Prefix)) {
+				k.add(item(key+".leased.expect")(i), quote(e)+" does not begin with the prefix "+quote(string(l.Prefix)), "write whole keys")
+			}
+		}
+		k.positive(key+".leased.deadline", l.Deadline)
+	}
+	if a.Kubernetes != nil {
+		k.positive(key+".kubernetes.deadline", a.Kubernetes.Deadline)
+	}
+}
