@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -71,8 +73,8 @@ func (e *endpoint) diagnosePlain(ctx context.Context, conn net.Conn) *finding {
 		defer second.Close()
 		handshake := tls.Client(second, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) // only to see whether it speaks TLS
 		err := handshake.HandshakeContext(ctx)
-		var alert tls.AlertError
-		if err == nil || errors.As(err, &alert) {
+		var alert *net.OpError
+		if err == nil || errors.As(err, &alert) && alert.Op == "remote error" {
 			return &finding{what: "the server speaks TLS", advice: "write the endpoint as https://" + e.host + " and configure tls", sentinels: []error{ErrTLS}}
 		}
 	}
@@ -123,11 +125,14 @@ func (e *endpoint) tlsFinding(ctx context.Context, err error) *finding {
 		authority x509.UnknownAuthorityError
 		invalid   x509.CertificateInvalidError
 		host      x509.HostnameError
-		alert     tls.AlertError
+		remote    *net.OpError
 	)
+	closed := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 	switch {
 	case ctx.Err() != nil:
 		return silent(err)
+	case closed && e.speaksPlain(ctx):
+		f.what, f.advice = "the server does not speak TLS", "write the endpoint as http://"+e.host
 	case errors.As(err, &record):
 		f.what, f.advice = "the server does not speak TLS", "write the endpoint as http://"+e.host
 	case errors.As(err, &authority):
@@ -147,39 +152,42 @@ func (e *endpoint) tlsFinding(ctx context.Context, err error) *finding {
 			f.what += fmt.Sprintf(" but for %q", names(host.Certificate))
 		}
 		f.advice = "use one of these names in the endpoint, or issue the certificate for this one"
-	case errors.As(err, &alert):
-		f.what = fmt.Sprintf("the server ended the handshake: %v", alert)
-		switch uint8(alert) {
-		case alertCertificateRequired, alertBadCertificate, alertHandshakeFailure:
-			if e.hasCertificate() {
-				f.what = fmt.Sprintf("the server does not accept the client certificate: %v", alert)
-				f.advice = "check that tls.cert is signed by etcd's --trusted-ca-file, not expired and allowed for client authentication"
-			} else {
-				f.what = fmt.Sprintf("the server wants a client certificate: %v", alert)
-				f.advice = "set tls.cert and tls.key"
-			}
-		case alertUnknownCA, alertCertificateExpired, alertCertificateUnknown, alertUnsupportedCertificate, alertCertificateRevoked:
-			f.what = fmt.Sprintf("the server does not accept the client certificate: %v", alert)
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		f.what = fmt.Sprintf("the server ended the handshake: %v", remote.Err)
+		alert := strings.TrimPrefix(remote.Err.Error(), "tls: ")
+		switch {
+		case slices.Contains(certificateAlerts, alert) && e.hasCertificate():
+			f.what = fmt.Sprintf("the server does not accept the client certificate: %v", remote.Err)
 			f.advice = "check that tls.cert is signed by etcd's --trusted-ca-file, not expired and allowed for client authentication"
+		case slices.Contains(certificateAlerts, alert):
+			f.what = fmt.Sprintf("the server wants a client certificate: %v", remote.Err)
+			f.advice = "set tls.cert and tls.key"
 		}
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+	case closed:
 		f.what = "the server closed the connection during the TLS handshake"
 		f.advice = "it may want another client certificate: look at the log of this member"
 	}
 	return f
 }
 
-// Alerts by which a server refuses a client's certificate (RFC 8446, section 6).
-const (
-	alertHandshakeFailure       = 40
-	alertBadCertificate         = 42
-	alertUnsupportedCertificate = 43
-	alertCertificateRevoked     = 44
-	alertCertificateExpired     = 45
-	alertCertificateUnknown     = 46
-	alertUnknownCA              = 48
-	alertCertificateRequired    = 116
-)
+// speaksPlain tells whether the server answers without TLS.
+func (e *endpoint) speaksPlain(ctx context.Context) bool {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.host)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	return speak(conn) == nil
+}
+
+// certificateAlerts are the texts of the alerts (RFC 8446, section 6) by which a server refuses a
+// client's certificate, or the lack of one. crypto/tls keeps their type to itself.
+var certificateAlerts = []string{
+	"certificate required", "bad certificate", "handshake failure", "unknown certificate authority", "unknown certificate",
+	"expired certificate", "revoked certificate", "unsupported certificate",
+}
 
 func (e *endpoint) hasCertificate() bool {
 	return len(e.tls.Certificates) > 0 || e.tls.GetClientCertificate != nil

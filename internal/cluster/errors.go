@@ -58,12 +58,28 @@ type authenticateError struct{ error }
 
 func (e authenticateError) Unwrap() error { return e.error }
 
+// serverError gives etcd's own error for what a call returned, for errors.Is. Servers before 3.5
+// answer maintenance calls with some texts of an inner package.
+func serverError(err error) error {
+	switch rpctypes.ErrorDesc(err) {
+	case "auth: permission denied":
+		return rpctypes.ErrPermissionDenied
+	case "auth: user name is empty":
+		return rpctypes.ErrUserEmpty
+	case "auth: invalid auth token":
+		return rpctypes.ErrInvalidAuthToken
+	case "auth: revision in header is old":
+		return rpctypes.ErrAuthOldRevision
+	}
+	return rpctypes.Error(err)
+}
+
 func authOff(err error) bool {
-	return err != nil && errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled)
+	return err != nil && errors.Is(serverError(err), rpctypes.ErrAuthNotEnabled)
 }
 
 func staleToken(err error) bool {
-	err = rpctypes.Error(err)
+	err = serverError(err)
 	return errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) || errors.Is(err, rpctypes.ErrUserEmpty)
 }
 
@@ -82,7 +98,7 @@ func (c *Client) explain(ctx context.Context, e *endpoint, op string, limit time
 	if a := (authenticateError{}); errors.As(err, &a) {
 		authenticating, err = true, a.error
 	}
-	cause := rpctypes.Error(err)
+	cause := serverError(err)
 	is := func(targets ...error) bool {
 		for _, t := range targets {
 			if errors.Is(cause, t) {
