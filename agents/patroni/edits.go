@@ -1,0 +1,171 @@
+package patroni
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/requorum/requorum/agents"
+)
+
+// treatment decides about the keys of one scope. The table is the one of
+// docs: leased keys and failover go, sync is the operator's when it matters,
+// all else stays.
+type treatment struct {
+	*scope
+	opt     agents.Options
+	pause   bool       // write "pause: true" into config
+	running []standing // the agents as they answered at the gate
+	edits   []agents.Edit
+	asked   []agents.Refusal
+}
+
+func (t *treatment) remove(rel, format string, args ...any) {
+	t.edits = append(t.edits, agents.Edit{Key: t.dir + rel, Reason: fmt.Sprintf(format, args...), Group: t.dir})
+}
+
+func (t *treatment) keep(rel, format string, args ...any) {
+	t.edits = append(t.edits, agents.Edit{Key: t.dir + rel, Keep: true, Reason: fmt.Sprintf(format, args...), Group: t.dir})
+}
+
+func (t *treatment) ask(what, risk, flag string) {
+	t.asked = append(t.asked, agents.Refusal{What: "Patroni scope " + t.name() + ": " + what, Risk: risk, Flag: flag})
+}
+
+// decide fills edits and asked.
+func (t *treatment) decide() {
+	for _, rel := range plainKeys() {
+		k := t.keys[rel]
+		if k == nil {
+			continue
+		}
+		switch rel {
+		case "leader":
+			t.remove(rel, "%s led then; a stale leader key makes Patroni promote it without asking how far it is", k.Value)
+		case "failover":
+			t.remove(rel, "a stale failover request is obeyed at once, without a check of WAL or schedule")
+		case "sync":
+			t.decideSync(k.Value)
+		case "config":
+			t.decideConfig(k.Value)
+		case "initialize":
+			if id := t.systemID(); id != "" {
+				t.keep(rel, "system identifier %s; an agent with another one would refuse to run", id)
+			} else {
+				t.keep(rel, "it holds no system identifier: the scope was being initialized then")
+			}
+		case "history":
+			t.keep(rel, "timelines up to %d; the next primary writes it anew", t.timeline())
+		default: // status, failsafe, optime/leader
+			t.keep(rel, "the next primary writes it anew")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.members)) {
+		t.remove("members/"+name, "a registration: the agent registers anew if it still lives")
+	}
+	if t.pause && t.keys["config"] == nil {
+		t.cannotPause("it has no config key")
+	}
+	slices.SortFunc(t.edits, func(a, b agents.Edit) int { return strings.Compare(a.Key, b.Key) })
+}
+
+func (t *treatment) decideConfig(value []byte) {
+	switch {
+	case t.config.paused():
+		t.keep("config", "the settings as they were; it says \"pause\": nobody promotes until `patronictl resume`")
+	case t.pause:
+		paused, err := withPause(value)
+		if err != nil {
+			t.cannotPause("its config key holds no JSON object")
+			return
+		}
+		t.edits = append(t.edits, agents.Edit{
+			Key: t.dir + "config", Value: paused, Group: t.dir,
+			Reason: "--open-paused: \"pause\": true, so nobody promotes until all agents are back and `patronictl resume`",
+		})
+	case t.config == nil:
+		t.keep("config", "kept, although it holds no JSON object")
+	default:
+		t.keep("config", "the settings as they were: not paused, synchronous mode %s%s", onOff(t.config.synchronous()), t.resumes())
+	}
+}
+
+// resumes warns that agents which are paused now will not be any more.
+func (t *treatment) resumes() string {
+	for _, a := range t.running {
+		if a.Paused {
+			return "; the agents are paused now and will resume"
+		}
+	}
+	return ""
+}
+
+func (t *treatment) cannotPause(why string) {
+	if t.accepted() {
+		return
+	}
+	t.ask("--open-paused cannot pause it: "+why,
+		"opened unpaused, an agent that comes back first and lags behind may elect itself, and committed rows are lost",
+		"--accept-unverified "+t.name())
+}
+
+func (t *treatment) decideSync(value []byte) {
+	s, shaped := parseSync(value)
+	known := t.config != nil && shaped
+	switch {
+	case shaped && s.Leader == "":
+		t.remove("sync", "it names nobody")
+	case known && !t.config.synchronous():
+		t.remove("sync", "synchronous mode is off, and it names %s of then", s)
+	case t.opt.PatroniSync == agents.PatroniSyncRemove:
+		t.remove("sync", "--patroni-sync remove: any agent may be promoted, whoever comes first with the most WAL; it named %s", s)
+	case t.opt.PatroniSync == agents.PatroniSyncKeep:
+		t.keep("sync", "--patroni-sync keep: only %s may be promoted", s)
+	default:
+		what := fmt.Sprintf("synchronous mode is on, and sync names %s as of the backup", s)
+		if !known {
+			what = "there is a sync key, and it cannot be told whether synchronous mode is on"
+		}
+		t.ask(what,
+			"kept, only the nodes it names may be promoted, although others may have been synchronous since: their rows can be lost; "+
+				"removed, any node may be promoted: right only if the true standby can be reached",
+			"--patroni-sync remove or --patroni-sync keep")
+	}
+}
+
+func (s syncState) String() string {
+	switch {
+	case s.Leader == "":
+		return "nobody"
+	case s.SyncStandby == "":
+		return s.Leader
+	}
+	return s.Leader + " and " + strings.ReplaceAll(s.SyncStandby, ",", ", ")
+}
+
+// accepted says whether the operator named the scope in --accept-unverified,
+// by its directory or by its last part.
+func (t *treatment) accepted() bool { return accepts(t.opt, t.name()) }
+
+func accepts(opt agents.Options, name string) bool {
+	return slices.ContainsFunc(opt.AcceptUnverified, func(given string) bool {
+		given = strings.TrimSuffix(given, "/")
+		return given != "" && (given == name || strings.HasSuffix(name, "/"+strings.TrimPrefix(given, "/")) && !strings.HasPrefix(given, "/"))
+	})
+}
+
+func checkOptions(opt agents.Options) error {
+	switch opt.PatroniSync {
+	case "", agents.PatroniSyncRemove, agents.PatroniSyncKeep:
+		return nil
+	}
+	return fmt.Errorf("--patroni-sync %s: give remove or keep", opt.PatroniSync)
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}

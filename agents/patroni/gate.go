@@ -1,0 +1,143 @@
+package patroni
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+	"sync"
+
+	"github.com/requorum/requorum/agents"
+)
+
+// position is a place in the WAL. A higher timeline is further, whatever the
+// LSN.
+type position struct {
+	Timeline int64  `json:"timeline"`
+	LSN      uint64 `json:"lsn"`
+}
+
+func (p position) known() bool { return p.Timeline > 0 && p.LSN > 0 }
+
+func (p position) less(q position) bool {
+	return p.Timeline < q.Timeline || p.Timeline == q.Timeline && p.LSN < q.LSN
+}
+
+func (p position) String() string {
+	return fmt.Sprintf("timeline %d, LSN %s", p.Timeline, formatLSN(p.LSN))
+}
+
+// standing is where one agent stood at the gate.
+type standing struct {
+	URL      string   `json:"url"`
+	Name     string   `json:"name,omitempty"` // if it says it
+	Role     string   `json:"role"`
+	State    string   `json:"state"`
+	Position position `json:"position"`
+	SystemID string   `json:"system_identifier,omitempty"`
+	Paused   bool     `json:"paused"`
+}
+
+func (s standing) who() string {
+	if s.Name != "" {
+		return s.Name
+	}
+	return s.URL
+}
+
+// baseline is the Data of the scope's Baseline.
+type baseline struct {
+	Agents []standing `json:"agents"`
+	// Furthest is the greatest position that any of them had; nothing may be
+	// below it afterwards.
+	Furthest position `json:"furthest"`
+	// Complete says that every expected agent told its position. Otherwise one
+	// of the others may have been further.
+	Complete bool `json:"complete"`
+}
+
+func parseBaseline(b agents.Baseline) (baseline, error) {
+	var known baseline
+	if len(b.Data) == 0 {
+		return known, nil
+	}
+	if err := json.Unmarshal(b.Data, &known); err != nil {
+		return known, fmt.Errorf("the gate's answers of %s: %w", b.Agent, err)
+	}
+	return known, nil
+}
+
+// answer is what one agent said, or why it did not.
+type answer struct {
+	*endpoint
+	status
+	err error
+}
+
+// ask puts the question to all agents at once.
+func (a *Scope) ask(ctx context.Context) []answer {
+	answers := make([]answer, len(a.rest))
+	var wait sync.WaitGroup
+	for i, e := range a.rest {
+		wait.Go(func() {
+			s, err := a.client.status(ctx, e)
+			if err == nil && s.Patroni.Scope != "" && !a.isCalled(s.Patroni.Scope) {
+				err = fmt.Errorf("%s answers for scope %s, not for %s: check rest", e.base, s.Patroni.Scope, a.dir)
+			}
+			answers[i] = answer{endpoint: e, status: s, err: err}
+		})
+	}
+	wait.Wait()
+	return answers
+}
+
+// isCalled says whether agents of this scope call it so. Those of a Citus group
+// give the name of the whole.
+func (a *Scope) isCalled(name string) bool {
+	return path.Base(a.dir) == name || citusOf(a.dir) != "" && path.Base(citusOf(a.dir)) == name
+}
+
+// Gate asks every agent where it stands. The greatest position is the baseline
+// for loss. An agent that answers with PostgreSQL stopped is there, but the
+// baseline stays incomplete.
+func (a *Scope) Gate(ctx context.Context) (agents.Baseline, error) {
+	if len(a.rest) == 0 {
+		return agents.Baseline{Agent: a.Name(), Detail: "no rest is configured: nobody to ask, so loss stays unknown"}, nil
+	}
+	base := agents.Baseline{Agent: a.Name()}
+	known := baseline{Complete: true}
+	var said []string
+	for _, w := range a.ask(ctx) {
+		if w.err != nil {
+			base.Missing = append(base.Missing, w.base)
+			said = append(said, fmt.Sprintf("%s did not answer (%v)", w.base, w.err))
+			known.Complete = false
+			continue
+		}
+		one := standing{
+			URL: w.base, Name: w.Patroni.Name, Role: w.Role, State: w.State,
+			Position: position{Timeline: w.Timeline, LSN: w.lsn()}, SystemID: w.SystemID, Paused: w.Pause,
+		}
+		known.Agents = append(known.Agents, one)
+		if !one.Position.known() {
+			known.Complete = false
+			said = append(said, fmt.Sprintf("%s: %s, %s, does not say how far it is", one.who(), one.Role, one.State))
+			continue
+		}
+		if known.Furthest.less(one.Position) {
+			known.Furthest = one.Position
+		}
+		said = append(said, fmt.Sprintf("%s: %s, %s, %s", one.who(), one.Role, one.State, one.Position))
+	}
+	if err := ctx.Err(); err != nil {
+		return agents.Baseline{}, err
+	}
+	base.Detail = strings.Join(said, "; ")
+	data, err := json.Marshal(known)
+	if err != nil {
+		return agents.Baseline{}, err
+	}
+	base.Data = data
+	return base, nil
+}
