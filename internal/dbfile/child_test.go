@@ -1,0 +1,3 @@
+package dbfile
+
+func runTestChild() {}
