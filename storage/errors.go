@@ -24,13 +24,14 @@ var (
 	ErrFull          = errors.New("no space is left in the store")
 	ErrArchived      = errors.New("the object is in an archive and must be brought back first")
 	ErrCertificate   = errors.New("the server's certificate is not trusted")
+	ErrRefused       = errors.New("the server refused the request")
 	ErrUnreachable   = errors.New("the store cannot be reached")
 )
 
 // permanent are the classes that trying again does not change.
 var permanent = []error{
 	fs.ErrNotExist, ErrExists, ErrLocked, ErrKey, ErrMismatch, ErrNoBucket, ErrNoCredentials, ErrAccessKey, ErrSecretKey,
-	ErrExpired, ErrDenied, ErrRegion, ErrClock, ErrFull, ErrArchived, ErrCertificate, errors.ErrUnsupported,
+	ErrExpired, ErrDenied, ErrRegion, ErrClock, ErrFull, ErrArchived, ErrCertificate, ErrRefused, errors.ErrUnsupported,
 	context.Canceled, context.DeadlineExceeded,
 }
 

@@ -20,7 +20,28 @@ type RetryOptions struct {
 // waits grow and are shortened at random by up to a half, so that many clients do not come back at once.
 // A stream or a listing that breaks is taken up where it stood; every byte or object gained
 // starts the count anew. Put is never repeated: its reader is spent, and adapters repeat their own requests.
-func Retry(s Store, o RetryOptions) Store {
+func Retry(s Store, o RetryOptions) Store { return &retrying{s, o.withDefaults()} }
+
+type retrying struct {
+	Store // Put as it is
+	o     RetryOptions
+}
+
+// Do calls f until it returns nil, an error that is [Permanent], or too many others in a row. Adapters use it for requests of
+// their own that can be repeated.
+func (o RetryOptions) Do(ctx context.Context, f func() error) error {
+	for b := (backoff{o: o.withDefaults()}); ; {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if err := b.again(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+func (o RetryOptions) withDefaults() RetryOptions {
 	if o.Attempts <= 0 {
 		o.Attempts = 5
 	}
@@ -30,12 +51,7 @@ func Retry(s Store, o RetryOptions) Store {
 	if o.MaxWait <= 0 {
 		o.MaxWait = 10 * time.Second
 	}
-	return &retrying{s, o}
-}
-
-type retrying struct {
-	Store // Put as it is
-	o     RetryOptions
+	return o
 }
 
 // backoff counts the failures in a row of one call.
@@ -66,15 +82,7 @@ func (b *backoff) again(ctx context.Context, err error) error {
 }
 
 func (s *retrying) Delete(ctx context.Context, key string) error {
-	for b := (backoff{o: s.o}); ; {
-		err := s.Store.Delete(ctx, key)
-		if err == nil {
-			return nil
-		}
-		if err := b.again(ctx, err); err != nil {
-			return err
-		}
-	}
+	return s.o.Do(ctx, func() error { return s.Store.Delete(ctx, key) })
 }
 
 func (s *retrying) List(ctx context.Context, prefix, after string) iter.Seq2[Object, error] {

@@ -1,0 +1,269 @@
+package storagetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// The S3 server of the tests: a gateway in front of a directory, with credentials, checksums, conditions, versions and locks
+// that behave like the real ones.
+const (
+	gatewayModule  = "github.com/versity/versitygw/cmd/versitygw"
+	gatewayVersion = "1.8.0"
+)
+
+// S3Options choose the kind of server.
+type S3Options struct {
+	TLS bool // https with a certificate authority of its own: see S3Server.CA
+}
+
+// S3Server is a running S3 server on the loopback interface with one privileged user.
+type S3Server struct {
+	Endpoint  string // http://127.0.0.1:PORT or https://…
+	Addr      string // 127.0.0.1:PORT
+	Region    string
+	AccessKey string
+	SecretKey string
+	CA        string // PEM file; empty without TLS
+	Data      string // the directory behind it: a bucket is a folder
+
+	Client *s3.Client // of the privileged user, for what a test arranges beside the store under test
+
+	binary  string
+	buckets *atomic.Int64
+}
+
+// StartS3 runs a server until the test ends. Its binary is built once for all tests of this user, which takes a
+// few minutes, and kept in the cache of test programs.
+func StartS3(t testing.TB, o S3Options) S3Server {
+	t.Helper()
+	binary, err := gateway(t.Context())
+	if err != nil {
+		t.Fatalf("build the S3 server for tests: %v", err)
+	}
+	dir := t.TempDir()
+	s := S3Server{Region: "us-east-1", AccessKey: "requorumtest", SecretKey: "requorumtestsecret", Data: filepath.Join(dir, "data"), binary: binary, buckets: new(atomic.Int64)}
+	for _, sub := range []string{"data", "versions", "iam"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Addr = fmt.Sprintf("127.0.0.1:%d", etcdtest.FreePort(t))
+	args := []string{"-q", "--keep-alive", "--port", s.Addr, "--access", s.AccessKey, "--secret", s.SecretKey, "--iam-dir", filepath.Join(dir, "iam")}
+	s.Endpoint = "http://" + s.Addr
+	if o.TLS {
+		certs := etcdtest.NewCerts(t, dir)
+		args = append(args, "--cert", certs.Server.Cert, "--key", certs.Server.Key)
+		s.Endpoint, s.CA = "https://"+s.Addr, certs.CA
+	}
+	args = append(args, "posix", "--versioning-dir", filepath.Join(dir, "versions"), s.Data)
+	var output bytes.Buffer
+	cmd := exec.Command(binary, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &output, &output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // killed below
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended already
+		<-ended
+		if t.Failed() {
+			t.Logf("the S3 server said:\n%s", output.Bytes())
+		}
+	})
+	deadline := time.After(20 * time.Second)
+	for {
+		if c, err := net.Dial("tcp", s.Addr); err == nil {
+			c.Close()
+			break
+		}
+		select {
+		case <-ended:
+			t.Fatalf("the S3 server ended at once:\n%s", output.Bytes())
+		case <-deadline:
+			t.Fatal("the S3 server does not listen after 20 s")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	s.Client = s.As(t, s.AccessKey, s.SecretKey)
+	return s
+}
+
+// As returns a client of the server for a user.
+func (s S3Server) As(t testing.TB, access, secret string) *s3.Client {
+	t.Helper()
+	o := s3.Options{
+		Region: s.Region, BaseEndpoint: &s.Endpoint, UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(access, secret, ""),
+	}
+	if s.CA != "" {
+		o.HTTPClient = trusting(t, s.CA)
+	}
+	return s3.New(o)
+}
+
+// Bucket makes an empty bucket.
+func (s S3Server) Bucket(t testing.TB) string { return s.bucket(t, false) }
+
+// LockedBucket makes an empty bucket with versions and object lock, without any retention by default.
+func (s S3Server) LockedBucket(t testing.TB) string { return s.bucket(t, true) }
+
+func (s S3Server) bucket(t testing.TB, lock bool) string {
+	t.Helper()
+	name := fmt.Sprintf("bucket-%d", s.buckets.Add(1))
+	if _, err := s.Client.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: &name, ObjectLockEnabledForBucket: &lock}); err != nil {
+		t.Fatalf("create a bucket: %v", err)
+	}
+	return name
+}
+
+// VersionedBucket makes an empty bucket with versions.
+func (s S3Server) VersionedBucket(t testing.TB) string {
+	t.Helper()
+	name := s.bucket(t, false)
+	_, err := s.Client.PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{
+		Bucket: &name, VersioningConfiguration: &types.VersioningConfiguration{Status: types.BucketVersioningStatusEnabled},
+	})
+	if err != nil {
+		t.Fatalf("turn on versions: %v", err)
+	}
+	return name
+}
+
+// URL is the store URL of a bucket, to be used with [S3Server.Setenv].
+func (s S3Server) URL(bucket string) string {
+	q := url.Values{"endpoint": {s.Endpoint}, "path_style": {"true"}, "region": {s.Region}}
+	if s.CA != "" {
+		q.Set("ca", s.CA)
+	}
+	return "s3://" + bucket + "?" + q.Encode()
+}
+
+// Environ is the environment that gives the SDK's default chain the privileged user's credentials and nothing else.
+func (s S3Server) Environ() []string {
+	return []string{
+		"AWS_ACCESS_KEY_ID=" + s.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s.SecretKey, "AWS_SESSION_TOKEN=", "AWS_PROFILE=",
+		"AWS_CONFIG_FILE=" + os.DevNull, "AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull, "AWS_EC2_METADATA_DISABLED=true", "AWS_REGION=", "AWS_ENDPOINT_URL=",
+	}
+}
+
+// Setenv puts [S3Server.Environ] into the environment of the test.
+func (s S3Server) Setenv(t *testing.T) {
+	t.Helper()
+	for _, kv := range s.Environ() {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+}
+
+// User makes a user who may do the actions ("s3:PutObject") on bucket and what is in it, and nothing else.
+func (s S3Server) User(t testing.TB, bucket string, actions ...string) (access, secret string) {
+	t.Helper()
+	access, secret = fmt.Sprintf("user-%d", s.buckets.Add(1)), "secretofauser"
+	args := []string{
+		"admin", "--allow-insecure", "--access", s.AccessKey, "--secret", s.SecretKey, "--endpoint-url", s.Endpoint,
+		"create-user", "--access", access, "--secret", secret, "--role", "user",
+	}
+	if out, err := exec.CommandContext(t.Context(), s.binary, args...).CombinedOutput(); err != nil {
+		t.Fatalf("create a user: %v\n%s", err, out)
+	}
+	policy, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": []any{map[string]any{
+		"Effect": "Allow", "Principal": access, "Action": actions, "Resource": []string{"arn:aws:s3:::" + bucket, "arn:aws:s3:::" + bucket + "/*"},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Client.PutBucketPolicy(t.Context(), &s3.PutBucketPolicyInput{Bucket: &bucket, Policy: aws.String(string(policy))}); err != nil {
+		t.Fatalf("set the bucket's policy: %v", err)
+	}
+	return access, secret
+}
+
+func trusting(t testing.TB, ca string) *http.Client {
+	t.Helper()
+	pem, err := os.ReadFile(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+}
+
+// gateway returns the server's binary, built if need be. Processes that want it at once wait for the first.
+func gateway(ctx context.Context) (string, error) {
+	cache, err := etcdtest.CacheDir()
+	if err != nil {
+		return "", err
+	}
+	home := filepath.Join(cache, "versitygw-"+gatewayVersion)
+	path := filepath.Join(home, "versitygw")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	lock, err := os.OpenFile(home+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	for {
+		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("wait for another process to build it: %w", context.Cause(ctx))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	work, err := os.MkdirTemp(cache, "build-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
+	install := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", gatewayModule+"@v"+gatewayVersion)
+	install.Dir = work
+	install.Env = append(os.Environ(), "GOBIN="+work, "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=", "PWD="+work)
+	if out, err := install.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go install %s@v%s: %w\n%s", gatewayModule, gatewayVersion, err, out)
+	}
+	if err := os.MkdirAll(home, 0o755); err != nil {
+		return "", err
+	}
+	return path, os.Rename(filepath.Join(work, "versitygw"), path)
+}
