@@ -1,7 +1,7 @@
 // Package seal turns bytes into what is stored, and back: zstd, then age if there are recipients. Its output needs no
 // requorum: "age -d | zstd -d" gives the bytes back.
 //
-// Both directions stream, with memory that does not grow with the amount: at most some 20 MiB to seal, 15 MiB to open.
+// Both directions stream, with memory that does not grow with the amount: some 25 MiB for both together.
 package seal
 
 import (
@@ -16,11 +16,12 @@ import (
 )
 
 const (
-	// window is how far back the compressor looks: it bounds the memory of both sides.
-	window = 4 << 20
+	// window is how far back the compressor looks: it bounds the memory of both sides. On records like those of etcd
+	// more than this, which is what "zstd -1" takes, gains nothing.
+	window = 512 << 10
 	// maxWindow is what Open accepts: that of zstd's own command up to level 19.
 	maxWindow = 8 << 20
-	// workers compress at once. More would take the processor from the etcd member that may run beside.
+	// workers compress at once, each a stretch of four windows. More would take the processor from the etcd member that may run beside.
 	workers = 2
 )
 
@@ -50,7 +51,7 @@ func Seal(w io.Writer, to []age.Recipient) (io.WriteCloser, error) {
 	}
 	var err error
 	s.compressed, err = zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(window),
-		zstd.WithEncoderConcurrency(workers), zstd.WithLowerEncoderMem(true), zstd.WithZeroFrames(true))
+		zstd.WithEncoderConcurrency(workers), zstd.WithConcurrentBlocks(true), zstd.WithZeroFrames(true))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
