@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // nameForm is that of clusters and stores: no points, which separate keys.
@@ -118,7 +120,7 @@ func (k *checker) cluster(key string, cl *Cluster) {
 	if cl.Path != "" {
 		k.objectPath(key+".path", cl.Path)
 	}
-	k.twice(texts(cl.Recipients), item(key+".recipients"), "the recipient")
+	k.recipients(key+".recipients", cl.Recipients)
 	k.schedules(key, cl)
 	if cl.Retention != nil {
 		k.retention(key+".retention", *cl.Retention)
@@ -132,6 +134,14 @@ func (k *checker) cluster(key string, cl *Cluster) {
 	k.members(key+".members", cl.Members)
 	k.agents(key, cl)
 	k.exposed(key+".identity_file", cl.IdentityFile)
+}
+
+func (k *checker) recipients(key string, list []Recipient) {
+	k.twice(texts(list), item(key), "the recipient")
+	known := slices.DeleteFunc(texts(list), func(r string) bool { return r == "" })
+	if _, err := seal.ParseRecipients(known); err != nil {
+		k.add(key, err.Error(), "write recipients of one kind")
+	}
 }
 
 func (k *checker) meantStore(wrong string) string {

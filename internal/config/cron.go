@@ -37,6 +37,9 @@ func parseCron(text string) (schedules.Schedule, error) {
 	return schedules.Parse(text)
 }
 
+// Strings are the expressions as texts, for [schedules.Parse].
+func (cs Crons) Strings() []string { return texts(cs) }
+
 // gapStart is the fixed moment from which schedules are looked at, so that the same file always gives the same answer. Four
 // years and more after it hold every month, weekday and leap day.
 var gapStart = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -47,11 +50,7 @@ func (cs Crons) Gap() time.Duration {
 	if len(cs) == 0 {
 		return 0
 	}
-	specs := make([]string, len(cs))
-	for i, c := range cs {
-		specs[i] = string(c)
-	}
-	s, err := schedules.Parse(specs...)
+	s, err := schedules.Parse(cs.Strings()...)
 	if err != nil {
 		return 0
 	}

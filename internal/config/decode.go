@@ -73,7 +73,11 @@ func (d *decoder) value(at, n *yaml.Node, key string, v reflect.Value) {
 
 // wrongType notes that a node is not of the kind that v takes.
 func (d *decoder) wrongType(place, n *yaml.Node, key string, t reflect.Type) {
-	d.problem(place, key, fault{"expected " + article(typeName(t)) + ", found " + found(n), typeAdvice(n, t)})
+	what := found(n)
+	if t == reflect.TypeFor[Secret]() && n.Kind == yaml.ScalarNode {
+		what = "something that YAML does not take for text"
+	}
+	d.problem(place, key, fault{"expected " + article(typeName(t)) + ", found " + what, typeAdvice(n, t)})
 }
 
 func article(s string) string {
@@ -140,6 +144,9 @@ func (d *decoder) scalar(place, n *yaml.Node, key string, v reflect.Value) {
 	if expanded {
 		var f *fault
 		if s, f = d.expand(n.Value); f != nil {
+			if v.Type() == reflect.TypeFor[Secret]() && !soleVariable.MatchString(n.Value) {
+				f.what = "a ${ in the secret names no environment variable" // a part of the secret is not shown
+			}
 			d.problem(place, key, *f)
 			return
 		}
@@ -220,7 +227,11 @@ func (d *decoder) mapping(place, n *yaml.Node, key string, v reflect.Value) {
 	})
 	for _, f := range fields(v.Type()) {
 		if f.required && !written[f.name] {
-			d.problem(place, join2(key, f.name), fault{"the key is missing", "write " + article(typeName(f.typ))})
+			advice := "write " + article(typeName(f.typ))
+			if f.typ.Kind() == reflect.Struct && !isLeaf(f.typ) {
+				advice += " of " + join(names(f.typ))
+			}
+			d.problem(place, join2(key, f.name), fault{"the key is missing", advice})
 		}
 	}
 }

@@ -95,6 +95,9 @@ func decode(d *decoder, root *yaml.Node) (*Config, error) {
 
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?((?s).*)$`)
 
+// grammar matches the errors of the library's parser, which count lines from 0; those of its scanner count from 1.
+var grammar = regexp.MustCompile(`^did not find expected (<|node content|'-' indicator|key$|',' or)`)
+
 // document parses YAML and returns the one document's root.
 func document(file string, data []byte) (*yaml.Node, *Problem) {
 	problem := func(line int, what, advice string) (*yaml.Node, *Problem) {
@@ -115,7 +118,10 @@ func document(file string, data []byte) (*yaml.Node, *Problem) {
 	if !errors.Is(err, io.EOF) && err != nil {
 		m := yamlLine.FindStringSubmatch(err.Error())
 		line, _ := strconv.Atoi(m[1])
-		return problem(max(line, 1), "not YAML: "+strings.TrimSpace(m[2]), "check indentation, quotes and brackets there and in the line above")
+		if grammar.MatchString(m[2]) {
+			line++
+		}
+		return problem(max(line, 1), "not YAML: "+strings.TrimSpace(m[2]), "check indentation, quotes and brackets from there on")
 	}
 	return doc.Content[0], nil
 }

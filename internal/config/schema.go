@@ -113,6 +113,9 @@ func plural(name string) string {
 
 // meant is the key that a wrong one most likely stands for: one spelled alike here, or the same one a level down.
 func meant(wrong string, t reflect.Type) string {
+	if len(wrong) > 60 {
+		return "known here are " + join(names(t))
+	}
 	best, distance := "", 1+max(1, len(wrong)/3)
 	norm := strings.ReplaceAll(strings.ToLower(wrong), "-", "_")
 	here := fields(t)
@@ -133,29 +136,37 @@ func meant(wrong string, t reflect.Type) string {
 			return "it belongs into " + f.name
 		}
 	}
-	names := make([]string, len(here))
-	for i, f := range here {
-		names[i] = f.name
-	}
-	return "known here are " + join(names)
+	return "known here are " + join(names(t))
 }
 
-// edits is the Levenshtein distance of two short names.
+func names(t reflect.Type) []string {
+	var all []string
+	for _, f := range fields(t) {
+		all = append(all, f.name)
+	}
+	return all
+}
+
+// edits counts the letters to change, add, drop or swap with their neighbour between two short names.
 func edits(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
 		for j := range len(b) {
 			cost := 1
 			if a[i] == b[j] {
 				cost = 0
 			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
+			next[j+1] = min(row[j]+cost, next[j]+1, row[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row = row, next
 	}
 	return row[len(b)]
 }

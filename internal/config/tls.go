@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // TLSConfig is what a client of these endpoints needs: nil when none of them is https. CA files are read now, client
@@ -111,7 +113,16 @@ func (t TLS) pair(now time.Time) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-// CheckFiles reads what the configuration points to on this machine - TLS files, files of secrets - and reports what is wrong.
+// fullNames are recipients as seal writes them: without an SSH key's comment.
+func fullNames(list []Recipient) []string {
+	parsed, err := seal.ParseRecipients(texts(list))
+	if err != nil {
+		return nil
+	}
+	return seal.Names(parsed)
+}
+
+// CheckFiles reads what the configuration points to on this machine - TLS files, files of secrets, identities - and reports what is wrong.
 // It is apart from Load, since an expired certificate must not stop a command that does not need it.
 func (c *Config) CheckFiles(now time.Time) Problems {
 	k := &checker{Config: c}
@@ -137,6 +148,14 @@ func (c *Config) CheckFiles(now time.Time) Problems {
 	}
 	for _, cl := range c.Sorted() {
 		connection("clusters."+cl.Name, cl.Connection)
+		if cl.IdentityFile == "" {
+			continue
+		}
+		ids, err := seal.ReadIdentities(string(cl.IdentityFile))
+		fails("clusters."+cl.Name+".identity_file", err)
+		if err == nil && len(cl.Recipients) > 0 && !seal.Fits(ids, fullNames(cl.Recipients)) {
+			k.add("clusters."+cl.Name+".identity_file", "it opens nothing that is encrypted to the recipients", "add the recipient of this identity, or name the identity of one of the recipients")
+		}
 	}
 	for _, name := range sortedKeys(c.Stores) {
 		s := c.Stores[name].S3
