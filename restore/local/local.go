@@ -1,0 +1,122 @@
+// Package local carries out a restore's requests on the machine that it runs on: it is the
+// [restore.Host] of members with `host: local`, and what a remote host runs on its side.
+//
+// All state lies beside the member's data dir D, in plain files that a person can read:
+//
+//	D.requorum/lock            the run that may change this place, with its owner's heartbeat
+//	D.requorum/RUN.json        the journal: the whole plan and what was done here
+//	D.requorum/inhibited       starts are forbidden (only where the service has no inhibit command)
+//	D.requorum/start.log, …    what the service's commands printed last
+//	D.staged-RUN               the new data dir before the exchange
+//	D.before-RUN               the old one after it
+//
+// A data dir that is a mount point keeps its place: D/member is exchanged inside it. A WAL dir outside the data
+// dir has its own .staged-RUN and .before-RUN beside it.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"time"
+
+	"github.com/requorum/requorum/restore"
+)
+
+// Host is this machine. It is safe for concurrent use.
+type Host struct {
+	log *slog.Logger
+	now func() time.Time
+}
+
+var _ restore.Host = (*Host)(nil)
+
+// Options are the parts of a [Host]; zero values have defaults.
+type Options struct {
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// New returns this machine as a host.
+func New(o Options) *Host {
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Host{log: o.Log, now: o.Now}
+}
+
+// Owner describes the calling process as the owner of locks.
+func Owner(token string) restore.Owner {
+	o := restore.Owner{Token: token, PID: os.Getpid(), Boot: bootID(), Start: startTime(os.Getpid())}
+	o.Host, _ = os.Hostname()
+	if u, err := user.Current(); err == nil {
+		o.User = u.Username
+	}
+	return o
+}
+
+// Apply implements [restore.Host].
+func (h *Host) Apply(ctx context.Context, req restore.ApplyRequest) (restore.State, error) {
+	p, err := newPlace(req.Member, req.Run)
+	if err != nil {
+		return restore.State{}, err
+	}
+	if err := h.apply(ctx, p, req); err != nil {
+		return restore.State{}, err
+	}
+	return h.inspect(ctx, p, restore.InspectRequest{Member: req.Member, Run: req.Run})
+}
+
+func (h *Host) apply(ctx context.Context, p *place, req restore.ApplyRequest) error {
+	if req.Run == "" {
+		return fmt.Errorf("%s: action %s without a run", req.Member.Name, req.Action)
+	}
+	switch req.Action {
+	case restore.ActLock:
+		return h.lock(ctx, p, req)
+	case restore.ActPrune:
+		return h.prune(p, req)
+	}
+	if err := p.owned(req.Run, req.Owner, h.now()); err != nil {
+		return err
+	}
+	switch req.Action {
+	case restore.ActBeat:
+		return p.beat(req.Run, req.Owner, h.now())
+	case restore.ActRecord:
+		return p.record(req.Plan)
+	case restore.ActInhibit:
+		return h.inhibit(ctx, p)
+	case restore.ActStop:
+		return h.stop(ctx, p)
+	case restore.ActExchange:
+		return h.exchange(ctx, p)
+	case restore.ActRevert:
+		return h.revert(ctx, p)
+	case restore.ActAllow:
+		return h.allow(ctx, p)
+	case restore.ActStart:
+		return h.start(ctx, p)
+	case restore.ActDiscard:
+		return p.discard()
+	case restore.ActUnlock:
+		return p.unlock(req, h.now())
+	case restore.ActRelease:
+		return p.release(req, h.now())
+	}
+	return fmt.Errorf("%s: unknown action %q", req.Member.Name, req.Action)
+}
+
+// hostError returns a [restore.HostError] about the place's member.
+func (p *place) fault(code restore.HostCode, advice, format string, args ...any) error {
+	return &restore.HostError{Code: code, Member: p.member.Name, Advice: advice, What: fmt.Sprintf(format, args...)}
+}
+
+func gone(err error) bool { return errors.Is(err, os.ErrNotExist) }
