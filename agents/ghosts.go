@@ -1,13 +1,13 @@
 package agents
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 )
 
 // AskTTL is the granted TTL, in seconds, from which a leased key that belongs
@@ -54,6 +54,7 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 	gone := map[int64]bool{}    // leases of removed keys
 	staying := map[int64]bool{} // leases of keys that stay, or may
 	removed, kept, asked := newGrouping(), newGrouping(), newGrouping()
+	var short []string // removed by the general rule alone
 	for k := range kv.Keys("") {
 		if k.Lease == 0 {
 			continue
@@ -61,6 +62,7 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 		key := string(k.Key)
 		ttl, granted := kv.Lease(k.Lease)
 		item := leasedKey{key: key, ttl: ttl}
+		rule := rules.match(key)
 
 		if edit, ok := decided[key]; ok {
 			item.agent, item.group, item.reason = edit.Agent, edit.Group, edit.Reason
@@ -68,43 +70,38 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 			case edit.Keep:
 				staying[k.Lease] = true
 				kept.add(item)
-			default:
-				gone[k.Lease] = true
-				if edit.Value == nil {
-					removed.add(item)
-				}
-				if r, ok := rules.match(key); ok && r.keep {
-					d.note("%s covers %s, but that is a registration of %s and is removed", r.source, key, edit.Agent)
-				}
+				continue
+			case edit.Value == nil:
+				removed.add(item)
+			}
+			gone[k.Lease] = true
+			if rule.keep {
+				rule.used = true
+				d.note("%s covers %s, but that is a registration of %s and is removed", rule.source, key, edit.Agent)
 			}
 			continue
 		}
 
-		rule, ruled := rules.match(key)
 		switch {
-		case ruled && rule.keep:
+		case rule.keep:
 			rule.used = true
-			staying[k.Lease] = true
 			item.group, item.reason = rule.prefix, rule.source
+			staying[k.Lease] = true
 			kept.add(item)
-		case ruled:
-			rule.used = true
-			item.reason = rule.source
-		case !granted:
-			staying[k.Lease] = true
-			item.reason = "its lease is not in the backup, so it would stay for ever"
-			asked.add(item)
-		case ttl >= AskTTL:
-			staying[k.Lease] = true
-			asked.add(item)
-		}
-		if (ruled && !rule.keep) || (!ruled && granted && ttl < AskTTL) {
-			gone[k.Lease] = true
-			if item.reason == "" {
-				item.reason = "leased; its owner registers anew if it still lives"
+		case rule.flag || granted && ttl < AskTTL:
+			item.reason = "leased; its owner registers anew if it still lives"
+			if rule.flag {
+				rule.used = true
+				item.reason = rule.source
+			} else {
+				short = append(short, key)
 			}
+			gone[k.Lease] = true
 			d.Edits = append(d.Edits, Edit{Key: key, Reason: item.reason, Group: directory(key)})
 			removed.add(item)
+		default:
+			staying[k.Lease] = true
+			asked.add(item)
 		}
 	}
 
@@ -116,9 +113,9 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 	slices.Sort(d.DropLeases)
 	slices.SortStableFunc(d.Edits, byKey)
 	slices.SortStableFunc(d.Kept, byKey)
-	d.Removed, d.KeptLeased = removed.groups(), kept.groups()
+	d.Removed, d.KeptLeased = plain(removed.groups()), plain(kept.groups())
 	for _, g := range asked.groups() {
-		d.Refusals = append(d.Refusals, g.question())
+		d.Refusals = append(d.Refusals, g.question(short))
 	}
 	for _, r := range rules {
 		if r.flag && !r.used {
@@ -144,7 +141,7 @@ func (d *Decision) ask(kv Reader, configured []Configured, opt Options) (map[str
 				e.Group = directory(e.Key)
 			}
 			if other, taken := decided[e.Key]; taken {
-				if other.Keep != e.Keep || string(other.Value) != string(e.Value) {
+				if !other.same(e) {
 					return nil, fmt.Errorf("agents %s and %s both decide about key %s, and differently: configure them so that their prefixes do not overlap",
 						other.Agent, e.Agent, e.Key)
 				}
@@ -161,6 +158,11 @@ func (d *Decision) ask(kv Reader, configured []Configured, opt Options) (map[str
 	return decided, nil
 }
 
+// same says whether two edits of one key do the same.
+func (e Edit) same(o Edit) bool {
+	return e.Keep == o.Keep && (e.Value == nil) == (o.Value == nil) && bytes.Equal(e.Value, o.Value)
+}
+
 func (d *Decision) note(format string, args ...any) {
 	n := fmt.Sprintf(format, args...)
 	if !slices.Contains(d.Notes, n) {
@@ -170,28 +172,6 @@ func (d *Decision) note(format string, args ...any) {
 
 func byKey(a, b Edit) int { return strings.Compare(a.Key, b.Key) }
 
-// question asks what to do with a group of leased keys.
-func (g Group) question() Refusal {
-	keys := "leased keys"
-	if g.Count == 1 {
-		keys = "leased key"
-	}
-	life := fmt.Sprintf("their leases were granted for %s", seconds(g.TTLMin))
-	switch {
-	case g.TTLMax == 0:
-		life = "the backup holds no lease of theirs"
-	case g.TTLMin == 0:
-		life = fmt.Sprintf("their leases were granted for up to %s or are not in the backup", seconds(g.TTLMax))
-	case g.TTLMin != g.TTLMax:
-		life = fmt.Sprintf("their leases were granted for %s to %s", seconds(g.TTLMin), seconds(g.TTLMax))
-	}
-	return Refusal{
-		What: fmt.Sprintf("%d %s under %s: no configured agent owns them, and %s", g.Count, keys, quote(g.Prefix), life),
-		Risk: "kept, a registration of a program that is long gone is believed for that whole time; dropped, data that is no registration is lost",
-		Flag: fmt.Sprintf("--keep-leased %s or --drop-leased %[1]s", quote(g.Prefix)),
-	}
-}
-
 // Keeps returns the prefix of keep_leased or --keep-leased that decides about
 // key, if one does. Kinds whose keys are found by prefix ask it, so that a
 // more specific keep_leased holds within their prefix.
@@ -200,11 +180,8 @@ func (o Options) Keeps(key string) (prefix string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	r, ok := rules.match(key)
-	if !ok || !r.keep {
-		return "", false
-	}
-	return r.prefix, true
+	r := rules.match(key)
+	return r.prefix, r.keep
 }
 
 // rule is one prefix with what becomes of the leased keys under it.
@@ -258,33 +235,15 @@ func (o Options) rules() (rules, error) {
 	return rs, errors.Join(errs...)
 }
 
-func (rs rules) match(key string) (*rule, bool) {
+// match returns the rule that decides about key; one that neither keeps nor is
+// a flag decides nothing.
+func (rs rules) match(key string) *rule {
 	for _, r := range rs {
 		if strings.HasPrefix(key, r.prefix) {
-			return r, true
+			return r
 		}
 	}
-	return nil, false
-}
-
-// seconds writes a TTL for a person.
-func seconds(ttl int64) string {
-	const most = int64(1<<63-1) / int64(time.Second)
-	if ttl > most {
-		return fmt.Sprintf("%d seconds", ttl)
-	}
-	return (time.Duration(ttl) * time.Second).String()
-}
-
-// quote writes a prefix so that a shell takes it as one word.
-func quote(s string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-:@=+,%", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return &rule{}
 }
 
 func union(a, b []string) []string {

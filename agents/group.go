@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -46,33 +47,44 @@ type leasedKey struct {
 	reason string
 }
 
+// group is a Group with its first keys.
+type group struct {
+	Group
+	keys []string
+}
+
 // grouping counts leased keys by prefix.
 type grouping struct {
-	named map[string]*Group // by agents and rules, as they said
-	free  map[string]*Group // by directory
+	named map[string]*group // by agents and rules, as they said, under agent and prefix
+	free  map[string]*group // by directory
 }
 
 func newGrouping() *grouping {
-	return &grouping{named: map[string]*Group{}, free: map[string]*Group{}}
+	return &grouping{named: map[string]*group{}, free: map[string]*group{}}
 }
 
 func (g *grouping) add(k leasedKey) {
-	into, prefix := g.named, k.group
-	if prefix == "" {
-		into, prefix = g.free, directory(k.key)
+	one := &group{
+		Group: Group{Prefix: k.group, Count: 1, Agent: k.agent, Reason: k.reason, TTLMin: k.ttl, TTLMax: k.ttl},
+		keys:  []string{k.key},
 	}
-	one := Group{Prefix: prefix, Count: 1, Agent: k.agent, Reason: k.reason, TTLMin: k.ttl, TTLMax: k.ttl}
-	merge(into, one)
+	if k.group != "" {
+		merge(g.named, k.agent+"\x00"+k.group, one)
+		return
+	}
+	one.Prefix = directory(k.key)
+	merge(g.free, one.Prefix, one)
 }
 
-func merge(into map[string]*Group, one Group) {
-	have, ok := into[one.Prefix]
+func merge(into map[string]*group, at string, one *group) {
+	have, ok := into[at]
 	if !ok {
-		into[one.Prefix] = &one
+		into[at] = one
 		return
 	}
 	have.Count += one.Count
 	have.TTLMin, have.TTLMax = min(have.TTLMin, one.TTLMin), max(have.TTLMax, one.TTLMax)
+	have.keys = append(have.keys, one.keys[:min(len(one.keys), fewKeys-min(fewKeys, len(have.keys)))]...)
 	if have.Reason != one.Reason {
 		have.Reason = "" // each key's own reason stands in its edit
 	}
@@ -80,7 +92,7 @@ func merge(into map[string]*Group, one Group) {
 
 // groups returns the groups in order of their prefixes, crowded directories
 // folded into one.
-func (g *grouping) groups() []Group {
+func (g *grouping) groups() []*group {
 	deepest := 0
 	for p := range g.free {
 		deepest = max(deepest, strings.Count(p, "/"))
@@ -97,18 +109,25 @@ func (g *grouping) groups() []Group {
 				continue
 			}
 			for _, p := range prefixes {
-				one := *g.free[p]
+				one := g.free[p]
 				delete(g.free, p)
 				one.Prefix = dir
-				merge(g.free, one)
+				merge(g.free, dir, one)
 			}
 		}
 	}
 	all := slices.Concat(slices.Collect(maps.Values(g.named)), slices.Collect(maps.Values(g.free)))
-	out := make([]Group, len(all))
-	for i, one := range all {
-		out[i] = *one
+	slices.SortFunc(all, func(a, b *group) int {
+		return cmp.Or(strings.Compare(a.Prefix, b.Prefix), strings.Compare(a.Agent, b.Agent))
+	})
+	return all
+}
+
+// plain is what a decision tells of groups.
+func plain(groups []*group) []Group {
+	out := make([]Group, len(groups))
+	for i, g := range groups {
+		out[i] = g.Group
 	}
-	slices.SortFunc(out, func(a, b Group) int { return strings.Compare(a.Prefix, b.Prefix) })
 	return out
 }
