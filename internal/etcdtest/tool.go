@@ -27,10 +27,27 @@ const (
 // Versions lists the server versions, oldest first.
 func Versions() []string { return []string{V34, V35, V36, V37} }
 
-// A Tool is an etcd program of one version.
+// VersityGW is the version of the S3 server that stores are tested against.
+const VersityGW = "1.8.0"
+
+// A Tool is a program of one version that tests run.
 type Tool struct {
-	Name    string // etcd, etcdctl or etcdutl
+	Name    string // etcd, etcdctl, etcdutl or versitygw
 	Version string // without a leading v
+}
+
+// pkg is the Go package to build.
+func (t Tool) pkg() (string, error) {
+	switch t.Name {
+	case "etcd":
+		return "go.etcd.io/etcd/server/v3", nil
+	case "etcdctl", "etcdutl":
+		return "go.etcd.io/etcd/" + t.Name + "/v3", nil
+	case "versitygw":
+		return "github.com/versity/versitygw/cmd/versitygw", nil
+	default:
+		return "", fmt.Errorf("it is not known how to build %s", t)
+	}
 }
 
 // Tools lists every program that tests use.
@@ -39,12 +56,12 @@ func Tools() []Tool {
 	for _, v := range Versions() {
 		tools = append(tools, Tool{"etcd", v})
 	}
-	return tools
+	return append(tools, Tool{"versitygw", VersityGW})
 }
 
 func (t Tool) String() string { return t.Name + " " + t.Version }
 
-// Binary returns the path of an etcd program, building it first if the cache does not hold it,
+// Binary returns the path of a program, building it first if the cache does not hold it,
 // which takes a minute or two; `go run ./internal/etcdtest/prepare` does so ahead of time.
 func Binary(t testing.TB, name, version string) string {
 	t.Helper()
@@ -114,15 +131,15 @@ func (t Tool) fetch(ctx context.Context, work string) (string, error) {
 	if t.Name == "etcd" && strings.HasPrefix(t.Version, "3.4.") {
 		return t.fetchDebian(ctx, work)
 	}
-	module := "go.etcd.io/etcd/" + t.Name + "/v3"
-	if t.Name == "etcd" {
-		module = "go.etcd.io/etcd/server/v3"
+	pkg, err := t.pkg()
+	if err != nil {
+		return "", err
 	}
 	built := filepath.Join(work, "bin", t.Name)
 	steps := [][]string{
 		{"go", "mod", "init", "build"},
-		{"go", "get", module + "@v" + t.Version},
-		{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", built, module},
+		{"go", "get", pkg + "@v" + t.Version},
+		{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", built, pkg},
 	}
 	for _, step := range steps {
 		if err := run(ctx, work, step...); err != nil {
