@@ -55,9 +55,22 @@ func CutOff(s storage.Store, n int64, err error) storage.Store {
 	return Break(s, Faults{Up: cut, Down: cut})
 }
 
-// Cut returns a reader that gives the first n bytes of r, then err.
-func Cut(r io.Reader, n int64, err error) io.Reader {
-	return io.MultiReader(io.LimitReader(r, n), readerFunc(func([]byte) (int, error) { return 0, err }))
+// Cut returns a reader that gives the first n bytes of r, then err; if r has fewer, it ends as r does.
+func Cut(r io.Reader, n int64, err error) io.Reader { return &cut{r, n, err} }
+
+type cut struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (c *cut) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, c.err
+	}
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
 }
 
 type throttled struct {
