@@ -69,7 +69,7 @@ func (p *process) start(args []string) error {
 	defer log.Close()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = procAttr()
+	cmd.SysProcAttr = ProcAttr()
 	if err := p.spawner.start(cmd); err != nil {
 		return err
 	}

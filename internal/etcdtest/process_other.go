@@ -4,7 +4,7 @@ package etcdtest
 
 import "syscall"
 
-// procAttr keeps the terminal's signals from a child.
-func procAttr() *syscall.SysProcAttr {
+// ProcAttr is for processes that a test starts: the terminal's signals do not reach them.
+func ProcAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true}
 }

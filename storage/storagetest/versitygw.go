@@ -2,11 +2,9 @@ package storagetest
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,13 +23,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/requorum/requorum/internal/etcdtest"
-)
-
-// The S3 server of the tests: a gateway in front of a directory, with credentials, checksums, conditions, versions and locks
-// that behave like the real ones.
-const (
-	gatewayModule  = "github.com/versity/versitygw/cmd/versitygw"
-	gatewayVersion = "1.8.0"
 )
 
 // S3Options choose the kind of server.
@@ -56,14 +46,12 @@ type S3Server struct {
 	buckets *atomic.Int64
 }
 
-// StartS3 runs a server until the test ends. Its binary is built once for all tests of this user, which takes a
+// StartS3 runs a server until the test ends: versitygw, a gateway in front of a directory, with credentials, checksums,
+// conditions, versions and locks that behave like the real ones. Its binary is built once for all tests of this user, which takes a
 // few minutes, and kept in the cache of test programs.
 func StartS3(t testing.TB, o S3Options) S3Server {
 	t.Helper()
-	binary, err := gateway(t.Context())
-	if err != nil {
-		t.Fatalf("build the S3 server for tests: %v", err)
-	}
+	binary := etcdtest.Binary(t, "versitygw", etcdtest.VersityGW)
 	dir := t.TempDir()
 	s := S3Server{Region: "us-east-1", AccessKey: "requorumtest", SecretKey: "requorumtestsecret", Data: filepath.Join(dir, "data"), binary: binary, buckets: new(atomic.Int64)}
 	for _, sub := range []string{"data", "versions", "iam"} {
@@ -83,7 +71,7 @@ func StartS3(t testing.TB, o S3Options) S3Server {
 	var output bytes.Buffer
 	cmd := exec.Command(binary, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &output, &output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = etcdtest.ProcAttr()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -216,54 +204,4 @@ func trusting(t testing.TB, ca string) *http.Client {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-}
-
-// gateway returns the server's binary, built if need be. Processes that want it at once wait for the first.
-func gateway(ctx context.Context) (string, error) {
-	cache, err := etcdtest.CacheDir()
-	if err != nil {
-		return "", err
-	}
-	home := filepath.Join(cache, "versitygw-"+gatewayVersion)
-	path := filepath.Join(home, "versitygw")
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	lock, err := os.OpenFile(home+".lock", os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return "", err
-	}
-	defer lock.Close()
-	for {
-		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
-		}
-		select {
-		case <-ctx.Done():
-			return "", fmt.Errorf("wait for another process to build it: %w", context.Cause(ctx))
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	work, err := os.MkdirTemp(cache, "build-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(work)
-	install := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", gatewayModule+"@v"+gatewayVersion)
-	install.Dir = work
-	install.Env = append(os.Environ(), "GOBIN="+work, "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=", "PWD="+work)
-	if out, err := install.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go install %s@v%s: %w\n%s", gatewayModule, gatewayVersion, err, out)
-	}
-	if err := os.MkdirAll(home, 0o755); err != nil {
-		return "", err
-	}
-	return path, os.Rename(filepath.Join(work, "versitygw"), path)
 }
