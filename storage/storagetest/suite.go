@@ -46,6 +46,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Confirm", testConfirm},
 		{"Clock", testClock},
 		{"Prefix", testPrefix},
+		{"Probe", testProbe},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
 	}
