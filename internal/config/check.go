@@ -36,7 +36,7 @@ func (c *Config) check() Problems {
 	k.repositories()
 	if c.Election != nil {
 		k.connection("election", c.Election.Connection)
-		if len(c.Election.Endpoints) == 0 {
+		if len(c.Election.Endpoints) == 0 && !k.reported("election") && !k.reported("election.endpoints") {
 			k.add("election.endpoints", "there is no endpoint", "list the client URLs of the etcd that several replicas of serve share")
 		}
 	}

@@ -28,8 +28,25 @@ func (k *checker) members(key string, members []Member) {
 	for i, m := range members {
 		k.member(item(key)(i), m)
 		for j, other := range members[:i] {
-			if m.Host == other.Host && m.DataDir != "" && (inside(m.DataDir, other.DataDir) || inside(other.DataDir, m.DataDir)) {
-				k.add(item(key)(i)+".data_dir", quote(string(m.DataDir))+" and the data dir of "+item(key)(j)+" on the same host are one inside the other", "give each member its own")
+			if m.Host == other.Host {
+				k.apart(item(key)(i), item(key)(j), m, other)
+			}
+		}
+	}
+}
+
+// apart reports directories of two members on one host that are the same or one inside the other.
+func (k *checker) apart(key, otherKey string, m, other Member) {
+	type named struct {
+		name string
+		dir  HostPath
+	}
+	dirs := func(m Member) []named { return []named{{".data_dir", m.DataDir}, {".wal_dir", m.WALDir}} }
+	for _, mine := range dirs(m) {
+		for _, theirs := range dirs(other) {
+			if mine.dir != "" && (inside(mine.dir, theirs.dir) || theirs.dir != "" && inside(theirs.dir, mine.dir)) {
+				k.add(key+mine.name, quote(string(mine.dir))+" and "+otherKey+theirs.name+" on the same host are the same or one inside the other", "give each member its own")
+				break
 			}
 		}
 	}
@@ -45,7 +62,7 @@ func (k *checker) member(key string, m Member) {
 	if m.WALDir != "" && m.DataDir != "" {
 		switch {
 		case inside(m.WALDir, m.DataDir):
-			k.add(key+".wal_dir", "it lies in data_dir", "remove the key: that WAL moves with the data dir")
+			k.add(key+".wal_dir", "it lies in data_dir", "a restore needs etcd's --wal-dir outside of its --data-dir; remove the key if etcd has none")
 		case inside(m.DataDir, m.WALDir):
 			k.add(key+".wal_dir", "data_dir lies in it", "name the directory that etcd has as --wal-dir")
 		}

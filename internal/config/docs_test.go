@@ -29,7 +29,7 @@ func reference(t *testing.T) (doc, dir string) {
 }
 
 var exampleEnv = map[string]string{
-	"LAB_ETCD_PASSWORD": "lab", "S3_SECRET_KEY": "s3cret", "S3_SESSION_TOKEN": "token", "ETCD_PASSWORD": "etcd", "ELECTION_PASSWORD": "e",
+	"LAB_ETCD_PASSWORD": "lab-secret", "S3_SECRET_KEY": "s3cret", "S3_SESSION_TOKEN": "token-secret", "ETCD_PASSWORD": "etcd", "ELECTION_PASSWORD": "e",
 }
 
 func env(vars map[string]string) func(string) (string, bool) {
