@@ -61,7 +61,7 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 		}
 		key := string(k.Key)
 		ttl, granted := kv.Lease(k.Lease)
-		item := leasedKey{key: key, ttl: ttl}
+		item := leasedKey{kv: k, ttl: ttl}
 		rule := rules.match(key)
 
 		if edit, ok := decided[key]; ok {
@@ -77,7 +77,7 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 			gone[k.Lease] = true
 			if rule.keep {
 				rule.used = true
-				d.note("%s covers %s, but that is a registration of %s and is removed", rule.source, key, edit.Agent)
+				d.note("%s covers keys of %s: those are registrations and are removed all the same", rule.source, edit.Agent)
 			}
 			continue
 		}

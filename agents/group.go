@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
 // Group is a number of leased keys under one prefix.
@@ -40,7 +42,7 @@ func parent(dir string) string {
 }
 
 type leasedKey struct {
-	key    string
+	kv     *mvccpb.KeyValue
 	ttl    int64
 	agent  string
 	group  string // "" to group it by its directory
@@ -50,8 +52,11 @@ type leasedKey struct {
 // group is a Group with its first keys.
 type group struct {
 	Group
-	keys []string
+	first []leasedKey
 }
+
+// listedKeys is how many keys of a group are remembered one by one.
+const listedKeys = 20
 
 // grouping counts leased keys by prefix.
 type grouping struct {
@@ -66,13 +71,13 @@ func newGrouping() *grouping {
 func (g *grouping) add(k leasedKey) {
 	one := &group{
 		Group: Group{Prefix: k.group, Count: 1, Agent: k.agent, Reason: k.reason, TTLMin: k.ttl, TTLMax: k.ttl},
-		keys:  []string{k.key},
+		first: []leasedKey{k},
 	}
 	if k.group != "" {
 		merge(g.named, k.agent+"\x00"+k.group, one)
 		return
 	}
-	one.Prefix = directory(k.key)
+	one.Prefix = directory(string(k.kv.Key))
 	merge(g.free, one.Prefix, one)
 }
 
@@ -84,7 +89,7 @@ func merge(into map[string]*group, at string, one *group) {
 	}
 	have.Count += one.Count
 	have.TTLMin, have.TTLMax = min(have.TTLMin, one.TTLMin), max(have.TTLMax, one.TTLMax)
-	have.keys = append(have.keys, one.keys[:min(len(one.keys), fewKeys-min(fewKeys, len(have.keys)))]...)
+	have.first = append(have.first, one.first[:min(len(one.first), listedKeys-len(have.first))]...)
 	if have.Reason != one.Reason {
 		have.Reason = "" // each key's own reason stands in its edit
 	}
@@ -99,7 +104,7 @@ func (g *grouping) groups() []*group {
 	}
 	for depth := deepest; depth > 0; depth-- {
 		children := map[string][]string{}
-		for p := range g.free {
+		for _, p := range slices.Sorted(maps.Keys(g.free)) {
 			if strings.Count(p, "/") == depth && parent(p) != "" {
 				children[parent(p)] = append(children[parent(p)], p)
 			}

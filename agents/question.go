@@ -34,8 +34,11 @@ func (g *group) question(short []string) Refusal {
 		Risk: "kept, a registration of a program that is long gone is believed for that whole time; dropped, data that is no registration is lost",
 	}
 	prefixes := []string{g.Prefix}
-	if covered(short, prefixes) > 0 && g.Count == len(g.keys) {
-		prefixes = g.keys
+	if covered(short, prefixes) > 0 && g.Count <= fewKeys {
+		prefixes = nil
+		for _, k := range g.first {
+			prefixes = append(prefixes, string(k.kv.Key))
+		}
 	}
 	if n := covered(short, prefixes); n > 0 {
 		r.Risk += fmt.Sprintf("; --keep-leased also keeps %d ghosts there whose leases are shorter", n)

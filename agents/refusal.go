@@ -24,25 +24,21 @@ func SplitRefusals(err error) (refusals []Refusal, rest error) {
 	if err == nil {
 		return nil, nil
 	}
-	if r, ok := err.(Refusal); ok {
-		return []Refusal{r}, nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return nil, err
-	}
-	var others []error
-	for _, e := range joined.Unwrap() {
-		r, o := SplitRefusals(e)
-		refusals = append(refusals, r...)
-		if o != nil {
+	switch e := any(err).(type) { // the error itself, not what it wraps
+	case Refusal:
+		return []Refusal{e}, nil
+	case interface{ Unwrap() []error }:
+		var others []error
+		for _, part := range e.Unwrap() {
+			r, o := SplitRefusals(part)
+			refusals = append(refusals, r...)
 			others = append(others, o)
 		}
+		if len(refusals) > 0 {
+			return refusals, errors.Join(others...)
+		}
 	}
-	if len(refusals) == 0 {
-		return nil, err
-	}
-	return refusals, errors.Join(others...)
+	return nil, err
 }
 
 // JoinRefusals is the inverse of [SplitRefusals]: nil for none.

@@ -20,7 +20,7 @@ func (r Restored) Anew(k *mvccpb.KeyValue) (why string, ok bool) {
 	case k.Lease == 0:
 		return "written anew, but without a lease", false
 	case r.Leases[k.Lease]:
-		return fmt.Sprintf("written anew, but under lease %x, which was restored", k.Lease), false
+		return fmt.Sprintf("written anew, but under lease %016x, which was restored", k.Lease), false
 	}
 	return "", true
 }
@@ -56,10 +56,10 @@ func (r *Renewals) Look(ctx context.Context, lease int64) (why string, ok bool, 
 	before := time.Now()
 	ttl, granted, err := r.live.TimeToLive(ctx, lease)
 	if err != nil {
-		return "", false, fmt.Errorf("time to live of lease %x: %w", lease, err)
+		return "", false, fmt.Errorf("time to live of lease %016x: %w", lease, err)
 	}
 	if ttl < 0 {
-		return fmt.Sprintf("lease %x has ended", lease), false, nil
+		return fmt.Sprintf("lease %016x has ended", lease), false, nil
 	}
 	left := time.Duration(ttl) * time.Second // the server rounds down to whole seconds
 	if !known {
@@ -68,5 +68,5 @@ func (r *Renewals) Look(ctx context.Context, lease int64) (why string, ok bool, 
 		first.renewed = true
 		return "", true, nil
 	}
-	return fmt.Sprintf("lease %x (%d s of %d s left) has not been seen renewed yet", lease, ttl, granted), false, nil
+	return fmt.Sprintf("lease %016x (%d s of %d s left) has not been seen renewed yet", lease, ttl, granted), false, nil
 }

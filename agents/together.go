@@ -2,25 +2,11 @@ package agents
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
 )
-
-// Observations describes what kv holds for each agent, by Configured.Name.
-func Observations(ctx context.Context, kv Reader, configured []Configured) (map[string]json.RawMessage, error) {
-	all := make(map[string]json.RawMessage, len(configured))
-	for _, c := range configured {
-		facts, err := c.Agent.Observe(ctx, kv)
-		if err != nil {
-			return nil, fmt.Errorf("observe agent %s: %w", c.Name, err)
-		}
-		all[c.Name] = facts
-	}
-	return all, nil
-}
 
 // Gate asks all agents at once and returns their answers by Configured.Name,
 // fit for Options.Baselines.

@@ -2,6 +2,7 @@ package leased
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,7 +41,7 @@ func (a *Agent) Verify(ctx context.Context, _ agents.Baseline, done agents.Resto
 		case <-tick.C:
 		case <-ctx.Done():
 		}
-		if err := ctx.Err(); err == context.DeadlineExceeded {
+		if err := ctx.Err(); errors.Is(err, context.DeadlineExceeded) {
 			return p.verdict(), nil
 		} else if err != nil {
 			return agents.Verdict{}, err
@@ -173,7 +174,7 @@ func (p *proof) counted() agents.Check {
 // report takes one look and expects nothing.
 func (p *proof) report(ctx context.Context) (agents.Verdict, error) {
 	p.look(ctx)
-	if err := ctx.Err(); err != nil && err != context.DeadlineExceeded {
+	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return agents.Verdict{}, err
 	}
 	anew, backup := 0, ""
@@ -185,7 +186,7 @@ func (p *proof) report(ctx context.Context) (agents.Verdict, error) {
 	if p.done.Backup != nil {
 		backup = fmt.Sprintf(", %d were in the backup", len(p.before))
 	}
-	detail := fmt.Sprintf("%d keys registered anew so far%s; neither count nor expect is configured, so none was waited for", anew, backup)
+	detail := fmt.Sprintf("%d registered anew so far%s; neither count nor expect is configured, so none was waited for", anew, backup)
 	if p.trouble != nil {
 		detail = p.trouble.Error()
 	}

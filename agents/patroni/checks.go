@@ -50,7 +50,7 @@ func (p *proof) checkLeader(s *sample) result {
 	case s.scope.members[name] == nil:
 		wrong.add("%s leads, but is not registered as a member", name)
 	case s.scope.members[name].Lease != leader.Lease:
-		wrong.add("the leader key of %s is under lease %x, its member key under %x", name, leader.Lease, s.scope.members[name].Lease)
+		wrong.add("the leader key of %s is under lease %016x, its member key under %016x", name, leader.Lease, s.scope.members[name].Lease)
 	}
 	return wrong.result(reconnected, "leader registered anew", name)
 }

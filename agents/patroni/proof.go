@@ -2,6 +2,7 @@ package patroni
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -51,7 +52,7 @@ func (a *Scope) Verify(ctx context.Context, base agents.Baseline, done agents.Re
 		case <-tick.C:
 		case <-ctx.Done():
 		}
-		if err := ctx.Err(); err == context.DeadlineExceeded {
+		if err := ctx.Err(); errors.Is(err, context.DeadlineExceeded) {
 			return p.verdict(), nil
 		} else if err != nil {
 			return agents.Verdict{}, err
