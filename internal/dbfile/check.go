@@ -55,12 +55,47 @@ func (c *checker) checkFile(f *os.File) (Report, []lease, error) {
 	case int64(int(size)) != size:
 		return Report{}, nil, &CheckError{Stage: StageOpen, Err: fmt.Errorf("%d bytes are too many for this machine", size)}
 	}
-	data, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	data, err := mapFile(f, size)
 	if err != nil {
-		return Report{}, nil, &CheckError{Stage: StageOpen, Err: fmt.Errorf("map %d bytes: %w", size, err)}
+		return Report{}, nil, &CheckError{Stage: StageOpen, Err: err}
 	}
 	defer unix.Munmap(data)
 	return c.check(data, trailer)
+}
+
+func mapFile(f *os.File, size int64) ([]byte, error) {
+	data, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes: %w", size, err)
+	}
+	return data, nil
+}
+
+// withPages calls fn with the pages of a raw database file and its buckets.
+func withPages(path string, fn func(*pages, map[string]bucket) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	data, err := mapFile(f, info.Size())
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(data)
+	p, err := openPages(data, new(atomic.Int64))
+	if err != nil {
+		return err
+	}
+	all, err := p.buckets()
+	if err != nil {
+		return err
+	}
+	return fn(p, all)
 }
 
 // hasTrailer tells a snapshot from a raw database by its size, as etcdutl does: pages are multiples of 512 bytes.
@@ -160,6 +195,6 @@ func (c *checker) walk(body []byte) (Report, []lease, error) {
 	r.HashKV = HashKV{Hash: s.hash(), CompactRevision: r.CompactRevision, Revision: r.Revision}
 	r.Keys, r.Rows = s.keys, s.rows
 	r.StorageVersion, r.RaftTerm, r.ConsistentIndex = m.storageVersion, m.term, m.consistentIndex
-	r.Index = &Index{revision: r.Revision, sel: c.opts.Select, keys: s.index()}
+	r.Index = &Index{revision: r.Revision, sel: c.opts.Select, keys: s.index(), truncated: s.truncated}
 	return r, leases, nil
 }

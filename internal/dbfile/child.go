@@ -37,8 +37,9 @@ type message struct {
 	Keys   []*mvccpb.KeyValue `json:"keys,omitempty"`
 	Leases []lease            `json:"leases,omitempty"`
 
-	Report  *Report  `json:"report,omitempty"`
-	Failure *failure `json:"failure,omitempty"`
+	Report    *Report  `json:"report,omitempty"`
+	Truncated bool     `json:"truncated,omitempty"` // of the Index
+	Failure   *failure `json:"failure,omitempty"`
 }
 
 type failure struct{ Stage, Text string }
@@ -160,7 +161,7 @@ func (h *hearing) listen(r io.Reader) error {
 		case m.Failure != nil:
 			return &CheckError{Stage: m.Failure.Stage, Err: errors.New(m.Failure.Text)}
 		case m.Report != nil:
-			index.revision = m.Report.Revision
+			index.revision, index.truncated = m.Report.Revision, m.Truncated
 			m.Report.Index = index
 			h.report = m.Report
 			h.progress(h.total)
@@ -260,6 +261,7 @@ func serve(f *os.File, in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
+	last := message{Report: &report, Truncated: report.Index.truncated}
 	report.Index = nil
-	return answer.Encode(message{Report: &report})
+	return answer.Encode(last)
 }

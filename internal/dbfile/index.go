@@ -29,6 +29,8 @@ type Index struct {
 	sel      Select
 	keys     []*mvccpb.KeyValue // by key
 	leases   map[int64]int64    // id → granted TTL in seconds
+
+	truncated bool // values of leased keys that nothing selects were left out
 }
 
 // Revision is the revision at which the keys are live.

@@ -22,6 +22,7 @@ import (
 type scan struct {
 	compact int64 // C, -1 if never compacted
 	sel     Select
+	exact   map[string]bool // selected, too
 
 	newest rowKey // the newest row
 	rows   int64
@@ -33,7 +34,8 @@ type scan struct {
 	inCovered, inAll    []bool    // for each row of a page
 
 	found       []*mvccpb.KeyValue
-	valueBudget int
+	valueBudget int  // bytes left for values that nothing selects
+	truncated   bool // values were left out
 }
 
 // valueBudget is how many bytes of values of leased keys that nothing selects the Index keeps. Agents that are not
@@ -95,7 +97,7 @@ func prepend(sum *suffixCRC, g page, marked []bool) {
 
 // keep adds a live key to the index if it belongs there.
 func (s *scan) keep(kv keyValue) {
-	selected := s.sel.Matches(unsafe.String(unsafe.SliceData(kv.key), len(kv.key))) // does not keep it
+	selected := s.exact[string(kv.key)] || s.sel.Matches(unsafe.String(unsafe.SliceData(kv.key), len(kv.key))) // keeps nothing of it
 	if kv.lease == 0 && !selected {
 		return
 	}
@@ -104,7 +106,7 @@ func (s *scan) keep(kv keyValue) {
 		if len(value) <= s.valueBudget {
 			s.valueBudget -= len(value)
 		} else {
-			value = nil
+			value, s.truncated = nil, true
 		}
 	}
 	s.found = append(s.found, &mvccpb.KeyValue{
