@@ -477,12 +477,12 @@ func TestSnapshotStream(t *testing.T) {
 	})
 	t.Run("waits for a slow reader", func(t *testing.T) {
 		c := dial(t, cluster.Options{Endpoints: []string{endpoint}})
-		s, err := c.Snapshot(t.Context(), endpoint, 200*time.Millisecond)
+		s, err := c.Snapshot(t.Context(), endpoint, 2*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		time.Sleep(500 * time.Millisecond) // the reader's own pause, longer than the watchdog's
+		time.Sleep(3 * time.Second) // the reader's own pause, longer than the watchdog's
 		if n, err := io.Copy(io.Discard, s); err != nil || n != s.Size {
 			t.Errorf("%d of %d bytes, %v", n, s.Size, err)
 		}
