@@ -1,0 +1,149 @@
+package member
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+func TestMain(m *testing.M) {
+	RunChild()
+	os.Exit(m.Run())
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func client(t testing.TB, p *Process) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{p.Endpoint()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestStart runs a server as the demo does: it serves, hashes, stops and starts again with its data.
+func TestStart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd servers")
+	}
+	ctx := within(t, time.Minute)
+	o := Options{Name: "m1", DataDir: filepath.Join(t.TempDir(), "m1"), Tick: 10 * time.Millisecond, NoFsync: true}
+	p, err := Start(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	put, err := client(t, p).Put(ctx, "k", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := client(t, p).HashKV(ctx, p.Endpoint(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.Hash(ctx, 0)
+	if err != nil || got.Hash != want.Hash || got.Revision != put.Header.Revision || got.CompactRevision != want.CompactRevision {
+		t.Fatalf("Hash = %+v, %v; the client is told %v", got, err, want)
+	}
+	if _, err := p.Hash(ctx, 1<<40); err == nil || !strings.Contains(err.Error(), "future revision") {
+		t.Errorf("hash at a future revision: %v", err)
+	}
+	if err := p.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if p.Err() != nil {
+		t.Errorf("a stopped server has error %v", p.Err())
+	}
+	if _, err := p.Hash(ctx, 0); err == nil {
+		t.Error("a stopped server answers")
+	}
+	again, err := Start(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Kill()
+	if got, err := client(t, again).Get(ctx, "k"); err != nil || len(got.Kvs) != 1 {
+		t.Fatalf("after a restart, k is %v, %v", got, err)
+	}
+}
+
+// TestDeathIsNoticed kills a server from outside and starts one that cannot come up: both must be told with the log's end.
+func TestDeathIsNoticed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd servers")
+	}
+	ctx := within(t, time.Minute)
+	dir := t.TempDir()
+	p, err := Start(ctx, Options{DataDir: filepath.Join(dir, "a"), Tick: 10 * time.Millisecond, NoFsync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := os.FindProcess(p.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		t.Fatal("the death is not noticed")
+	}
+	if err := p.Err(); err == nil || !strings.Contains(err.Error(), "signal: killed") || !strings.Contains(err.Error(), "ready to serve client requests") {
+		t.Errorf("Err() = %v, want the signal and the end of the log", err)
+	}
+
+	// A database that is none makes etcd panic.
+	broken := filepath.Join(dir, "b")
+	if err := os.MkdirAll(filepath.Join(broken, "member", "snap"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(broken, "member", "snap", "db"), []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(ctx, Options{DataDir: broken}); err == nil || !strings.Contains(err.Error(), "its log ends with") {
+		t.Errorf("start on a broken database: %v", err)
+	}
+}
+
+// TestServe runs a server in this process.
+func TestServe(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd servers")
+	}
+	ctx, stop := context.WithCancel(within(t, time.Minute))
+	url, err := freeURL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() {
+		served <- Serve(ctx, Options{Name: "s", DataDir: filepath.Join(t.TempDir(), "s"), ListenClient: url, Tick: 10 * time.Millisecond, NoFsync: true})
+	}()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{url}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Put(ctx, "k", "v"); err != nil {
+		t.Error(err)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Errorf("Serve = %v after its context ended, want nil", err)
+	}
+}
