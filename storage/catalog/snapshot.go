@@ -246,8 +246,8 @@ func (g *gathering) snapshot() Snapshot {
 }
 
 // Merge makes one list of the committed backups of several stores, each copy named after its store. A backup that
-// several stores hold is there once: see the fields of [Snapshot] for what it then says. The order is that of
-// [Group].
+// several stores hold is there once: see the fields of [Snapshot] for what it then says. The order is that of time,
+// the oldest first.
 func Merge(copies iter.Seq2[string, []Snapshot]) []Snapshot {
 	at := map[string]int{} // by manifest key
 	var all []Snapshot
@@ -269,7 +269,7 @@ func Merge(copies iter.Seq2[string, []Snapshot]) []Snapshot {
 			all[i] = join(all[i], s)
 		}
 	}
-	slices.SortFunc(all, compareKeys)
+	slices.SortFunc(all, func(a, b Snapshot) int { return cmp.Or(a.Time.Compare(b.Time), compareKeys(a, b)) })
 	return all
 }
 
