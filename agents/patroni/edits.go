@@ -117,7 +117,7 @@ func (t *treatment) decideSync(value []byte) {
 	case shaped && s.Leader == "":
 		t.remove("sync", "it names nobody")
 	case known && !t.config.synchronous():
-		t.remove("sync", "synchronous mode is off, and it names %s of then", s)
+		t.remove("sync", "synchronous mode is off; it named %s", s)
 	case t.opt.PatroniSync == agents.PatroniSyncRemove:
 		t.remove("sync", "--patroni-sync remove: any agent may be promoted, whoever comes first with the most WAL; it named %s", s)
 	case t.opt.PatroniSync == agents.PatroniSyncKeep:
@@ -135,13 +135,14 @@ func (t *treatment) decideSync(value []byte) {
 }
 
 func (s syncState) String() string {
-	switch {
-	case s.Leader == "":
-		return "nobody"
-	case s.SyncStandby == "":
-		return s.Leader
+	names := s.standbys()
+	if s.Leader != "" {
+		names = slices.Insert(names, 0, s.Leader)
 	}
-	return s.Leader + " and " + strings.ReplaceAll(s.SyncStandby, ",", ", ")
+	if len(names) == 0 {
+		return "nobody"
+	}
+	return strings.Join(names, ", ")
 }
 
 // accepted says whether the operator named the scope in --accept-unverified,
