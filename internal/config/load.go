@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -55,7 +56,26 @@ func Load(file string, lookup func(string) (string, bool)) (*Config, error) {
 	if len(data) > maxFile {
 		return nil, Problems{{File: file, What: fmt.Sprintf("the file is larger than %d bytes", maxFile), Advice: "is it a configuration?"}}
 	}
-	return Parse(file, data, lookup)
+	c, err := Parse(file, data, lookup)
+	if c != nil {
+		c.warnInline(f)
+	}
+	return c, err
+}
+
+// warnInline warns of secrets written into a file that everyone on the machine may read.
+func (c *Config) warnInline(f *os.File) {
+	info, err := f.Stat()
+	if err != nil || info.Mode().Perm()&0o004 == 0 {
+		return
+	}
+	var s stored
+	s.written(c.source, reflect.TypeFor[Config](), "", func(string) bool { return true })
+	k := &checker{Config: c}
+	for _, key := range s.Missing {
+		k.warn(key, "a secret stands in a file that everyone on this machine may read", "chmod 600 "+c.File+", or move the secret into a file of its own")
+	}
+	c.Warnings.Sort()
 }
 
 func unreadable(file string, err error) Problem {

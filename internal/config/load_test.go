@@ -66,6 +66,29 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestInlineSecretInAReadableFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.yaml")
+	text := strings.Replace(small, "    stores", "    username: ${U}\n    password: \"123\"\n    stores", 1)
+	for mode, want := range map[os.FileMode]string{
+		0o644: file + ":4: clusters.dcs.password: a secret stands in a file that everyone on this machine may read; chmod 600 " + file + ", or move the secret into a file of its own",
+		0o600: "",
+	} {
+		if err := os.WriteFile(file, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(file, env(map[string]string{"U": "u"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Warnings.Error(); got != want {
+			t.Errorf("mode %o: got %s, want %s", mode, got, want)
+		}
+	}
+}
+
 // A broken configuration is still there for config check to go on with.
 func TestProblemsLeaveTheRest(t *testing.T) {
 	c, err := Parse("x.yaml", []byte(small+"nonsense: 1\n"), env(nil))

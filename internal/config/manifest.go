@@ -3,7 +3,9 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"reflect"
 	"slices"
@@ -129,8 +131,11 @@ func FromManifest(raw json.RawMessage) (file []byte, missing []string, err error
 	if err := dec.Decode(&s); err != nil {
 		return nil, nil, fmt.Errorf("the configuration in the manifest: %w", err)
 	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, nil, errors.New("the configuration in the manifest: something follows its JSON")
+	}
 	if len(s.Config) == 0 {
-		return nil, nil, fmt.Errorf("the manifest holds no configuration: it was made without one, or by import")
+		return nil, nil, errors.New("the manifest holds no configuration: it was made without one, or by import")
 	}
 	w := recovered{missing: s.Missing}
 	root := w.node(s.Config, reflect.TypeFor[Config](), "")

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -134,4 +135,28 @@ func TestFromManifestRefuses(t *testing.T) {
 			t.Errorf("a value became a key:\n%s", out)
 		}
 	}
+}
+
+// Manifests come from a store that others may write to: whatever one holds, the file written from it is one YAML document, with
+// nothing beside what was under config.
+func FuzzFromManifest(f *testing.F) {
+	f.Add([]byte(`{"config": {"clusters": {"a": {"path": "x\ny", "tls": {"ca": "b"}, "stores": ["s", 1, null, {}]}}, "spool_dir": "${A}$$"}, "missing": ["clusters.a.password", ""]}`))
+	f.Add([]byte(`{"config": {"a": 1.5, "\u2028": "\u0085#", "b": ["- x", "{", "'", "\t", "\u0000", "null", "~"]}, "missing": ["a\nb"]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		out, _, err := FromManifest(raw)
+		if err != nil {
+			return
+		}
+		var s struct{ Config map[string]any }
+		if err := json.Unmarshal(raw, &s); err != nil {
+			t.Fatal(err)
+		}
+		root, p := document("x", out)
+		if p != nil {
+			t.Fatalf("%v\n%s", p, out)
+		}
+		if len(root.Content) != 2*len(s.Config) {
+			t.Fatalf("%d keys became %d:\n%s", len(s.Config), len(root.Content)/2, out)
+		}
+	})
 }
