@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"filippo.io/age"
 	"github.com/klauspost/compress/zstd"
@@ -79,13 +80,14 @@ func (s *sealer) Close() error {
 // that do not fit.
 //
 // The reader ends with io.EOF only if r held exactly what Seal made: anything cut off, altered or added is [ErrDamaged]. No
-// fitting identity is [ErrCannotDecrypt], from Open itself. An error of r is returned as it is. Close does not close r.
+// fitting identity is [ErrCannotDecrypt], from Open itself. An error of r is returned as it is. Close does not close r, but when it has
+// returned r is no longer read.
 func Open(r io.Reader, ids []age.Identity, encrypted bool) (io.ReadCloser, error) {
 	source := &source{r: r}
 	buffered := bufio.NewReaderSize(source, 64<<10)
 	head, _ := buffered.Peek(len(ageMagic)) // a short one is told by what follows
-	if source.err != nil {
-		return nil, source.err
+	if err := source.failure(); err != nil {
+		return nil, err
 	}
 	isAge := bytes.HasPrefix(head, []byte(ageMagic))
 	var plain io.Reader = buffered
@@ -101,8 +103,8 @@ func Open(r io.Reader, ids []age.Identity, encrypted bool) (io.ReadCloser, error
 	case encrypted:
 		var err error
 		plain, err = age.Decrypt(buffered, ids...)
-		if source.err != nil {
-			return nil, source.err
+		if failure := source.failure(); failure != nil {
+			return nil, failure
 		}
 		if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 			return nil, fmt.Errorf("%w: none of the %d identities given fits", ErrCannotDecrypt, len(ids))
@@ -113,33 +115,55 @@ func Open(r io.Reader, ids []age.Identity, encrypted bool) (io.ReadCloser, error
 	}
 	compressed := bufio.NewReader(plain)
 	if head, _ := compressed.Peek(len(zstdMagic)); !bytes.Equal(head, zstdMagic) {
-		if source.err != nil {
-			return nil, source.err
+		if err := source.failure(); err != nil {
+			return nil, err
 		}
 		return nil, fmt.Errorf("%w: it does not begin as a zstd file does", ErrDamaged)
 	}
 	d, err := zstd.NewReader(compressed, zstd.WithDecoderConcurrency(workers), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
-		if source.err != nil {
-			return nil, source.err
+		if failure := source.failure(); failure != nil {
+			return nil, failure
 		}
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return &opener{d, source}, nil
 }
 
-// source remembers the error of the caller's reader, which is not one of the contents.
+// source remembers the error of the caller's reader, which is not one of the contents. The decoder reads ahead in goroutines
+// that it does not wait for, so reading is ended here.
 type source struct {
-	r   io.Reader
-	err error
+	mu     sync.Mutex
+	r      io.Reader
+	err    error
+	closed bool
 }
 
 func (s *source) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, io.ErrClosedPipe
+	}
 	n, err := s.r.Read(p)
 	if err != nil && err != io.EOF {
 		s.err = err
 	}
 	return n, err
+}
+
+// failure returns the error of the caller's reader.
+func (s *source) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// close returns when the caller's reader is no longer read.
+func (s *source) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 type opener struct {
@@ -149,16 +173,17 @@ type opener struct {
 
 func (o *opener) Read(p []byte) (int, error) {
 	n, err := o.d.Read(p)
-	switch {
-	case err == nil, err == io.EOF:
+	if err == nil || err == io.EOF {
 		return n, err
-	case o.source.err != nil:
-		return n, o.source.err
+	}
+	if failure := o.source.failure(); failure != nil {
+		return n, failure
 	}
 	return n, fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 func (o *opener) Close() error {
 	o.d.Close()
+	o.source.close()
 	return nil
 }
