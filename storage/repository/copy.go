@@ -34,12 +34,13 @@ func (r *Repository) Copy(ctx context.Context, snap catalog.Snapshot, toStore st
 		return fmt.Errorf("copying %s to store %s: %w: no other store has it", snap.ID, toStore, ErrNoStore)
 	}
 	there, err := sizes(ctx, to, snap)
-	if err == nil && there[snap.ManifestKey()] > 0 {
+	if err != nil {
+		return fmt.Errorf("copying %s: %w", snap.ID, &StoreError{toStore, err})
+	}
+	if there[snap.ManifestKey()] > 0 {
 		return nil
 	}
-	if err == nil {
-		err = r.first(ctx, snap.In(from...), func(s Named) error { return r.copyFrom(ctx, s, to, snap, there, progress) })
-	}
+	err = r.first(ctx, snap.In(from...), func(s Named) error { return r.copyFrom(ctx, s, to, snap, there, progress) })
 	if err != nil {
 		return fmt.Errorf("copying %s to store %s: %w", snap.ID, toStore, err)
 	}
@@ -51,7 +52,7 @@ func sizes(ctx context.Context, s Named, snap catalog.Snapshot) (map[string]int6
 	there := map[string]int64{}
 	for o, err := range s.Store.List(ctx, snap.Stem(), "") {
 		if err != nil {
-			return nil, &StoreError{s.Name, err}
+			return nil, err
 		}
 		if snap.Owns(o.Key) {
 			there[o.Key] = o.Size
@@ -73,19 +74,30 @@ func (r *Repository) copyFrom(ctx context.Context, from, to Named, snap catalog.
 		return err
 	}
 	for _, o := range objects {
-		sum := ""
-		if _, left := there[o.Key]; !left {
-			sum, err = r.copyObject(ctx, from, to, snap, o, progress)
-			if err != nil {
-				return err
+		if _, left := there[o.Key]; left {
+			_, err := r.confirm(ctx, to, snap, o, "")
+			if err == nil {
+				continue
 			}
+			// Without a manifest it belongs to nothing: a damaged one makes room.
+			if errors.Is(err, ErrVerify) {
+				err = to.Store.Delete(ctx, o.Key)
+			}
+			if err != nil {
+				return &localError{&StoreError{to.Name, err}}
+			}
+			delete(there, o.Key)
+		}
+		sum, err := r.copyObject(ctx, from, to, snap, o, progress)
+		if err != nil {
+			return err
 		}
 		if _, err := r.confirm(ctx, to, snap, o, sum); err != nil {
-			return err
+			return &localError{err}
 		}
 	}
 	if err := put(ctx, to.Store, snap.ManifestKey(), manifest); err != nil {
-		return &StoreError{to.Name, err}
+		return &localError{&StoreError{to.Name, err}}
 	}
 	return nil
 }
@@ -111,7 +123,7 @@ func (r *Repository) copyObject(ctx context.Context, from, to Named, snap catalo
 	case errors.Is(err, storage.ErrExists):
 		return "", nil // another copy run was faster; what it stored is confirmed next
 	}
-	return "", &StoreError{to.Name, err}
+	return "", &localError{&StoreError{to.Name, err}}
 }
 
 // checkedReader ends with an error, and so keeps the copy from becoming visible, unless it gave exactly what is wanted.
@@ -135,8 +147,11 @@ func (c *checkedReader) Read(p []byte) (int, error) {
 // copyLine brings the object that opens a line, if it is not there.
 func (r *Repository) copyLine(ctx context.Context, from, to Named, line string) error {
 	key, err := findLine(ctx, to, line)
-	if err != nil || key != "" {
-		return err
+	if err != nil {
+		return &localError{&StoreError{to.Name, err}}
+	}
+	if key != "" {
+		return nil
 	}
 	key, err = findLine(ctx, from, line)
 	if err != nil {
@@ -154,7 +169,7 @@ func (r *Repository) copyLine(ctx context.Context, from, to Named, line string) 
 		return err
 	}
 	if err := put(ctx, to.Store, key, b); err != nil {
-		return &StoreError{to.Name, err}
+		return &localError{&StoreError{to.Name, err}}
 	}
 	return nil
 }
@@ -163,7 +178,7 @@ func (r *Repository) copyLine(ctx context.Context, from, to Named, line string) 
 func findLine(ctx context.Context, s Named, line string) (string, error) {
 	for o, err := range s.Store.List(ctx, catalog.LinesPrefix, "") {
 		if err != nil {
-			return "", &StoreError{s.Name, err}
+			return "", err
 		}
 		if id, _, ok := catalog.ParseLineKey(o.Key); ok && id == line {
 			return o.Key, nil

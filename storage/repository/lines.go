@@ -73,22 +73,18 @@ func (r *Repository) OpenLine(ctx context.Context, l catalog.Line) error {
 }
 
 // Newest returns the highest that is recorded of each line, imports left aside: from its newest backup, and from the
-// records of runs since. Raft terms are in manifests, of which one is read for each line.
+// records of runs since. Raft terms are in manifests, of which one is read for each line. What a store did not tell comes as an error
+// beside what the others did.
 func (r *Repository) Newest(ctx context.Context) (map[string]catalog.Seen, error) {
-	lines, err := r.Lines(ctx)
-	if err != nil {
-		return nil, err
-	}
-	snaps, err := r.Snapshots(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return r.newest(ctx, lines, snaps, func(catalog.Line) bool { return true })
+	lines, lineErr := r.Lines(ctx)
+	snaps, snapErr := r.Snapshots(ctx)
+	newest, err := r.newest(ctx, lines, snaps, func(catalog.Line) bool { return true })
+	return newest, errors.Join(lineErr, snapErr, err)
 }
 
 // newest is Newest with raft terms only of the lines that matter.
-func (r *Repository) newest(ctx context.Context, lines []catalog.Line, snaps []catalog.Snapshot, matters func(catalog.Line) bool) (map[string]catalog.Seen, error) {
-	newest := map[string]catalog.Seen{}
+func (r *Repository) newest(ctx context.Context, lines []catalog.Line, snaps []catalog.Snapshot, matters func(catalog.Line) bool) (newest map[string]catalog.Seen, unknown error) {
+	newest = map[string]catalog.Seen{}
 	last := map[string]catalog.Snapshot{}
 	for _, s := range snaps {
 		if s.Revision >= last[s.Line].Revision {
@@ -110,13 +106,9 @@ func (r *Repository) newest(ctx context.Context, lines []catalog.Line, snaps []c
 		seen.ClusterID = l.ClusterID
 		if matters(l) {
 			m, err := r.Manifest(ctx, last[l.Line])
-			switch {
-			case err == nil:
-				seen.RaftTerm = m.RaftTerm
-			case errors.Is(err, storage.ErrDenied), errors.Is(err, ErrVerify):
-				r.log.Warn("the raft term of the newest backup is unknown, only its revision is compared", "backup", last[l.Line].ID, "error", err)
-			default:
-				return nil, err
+			seen.RaftTerm = m.RaftTerm
+			if err != nil {
+				unknown = errors.Join(unknown, fmt.Errorf("the raft term of line %s is unknown: %w", l.Line, err))
 			}
 		}
 		newest[l.Line] = seen
@@ -125,9 +117,7 @@ func (r *Repository) newest(ctx context.Context, lines []catalog.Line, snaps []c
 		}
 	}
 	runs, err := r.runs(ctx, since, maxRecords)
-	if err != nil && !errors.Is(err, storage.ErrDenied) {
-		return nil, err
-	}
+	unknown = errors.Join(unknown, err)
 	imports := map[string]bool{}
 	for _, l := range lines {
 		imports[l.Line] = l.Source == catalog.LineImport
@@ -137,40 +127,36 @@ func (r *Repository) newest(ctx context.Context, lines []catalog.Line, snaps []c
 			newest[run.Seen.Line] = newest[run.Seen.Line].Higher(*run.Seen)
 		}
 	}
-	return newest, nil
+	return newest, unknown
 }
 
 // Continue says which line a backup of the observed cluster belongs to, by the rules of [catalog.Continue]. If opened is
 // true the line is new: it has an id and everything else, and is there only after [Repository.OpenLine].
 //
-// It needs every store's answer only if none that answers has a line. Where the rights do not allow reading, lines are told
-// apart by revisions alone, and an alert says so.
+// Taking a backup must not hang on what can be read: a store that does not answer, or credentials that may not read, leave lines
+// to be told apart by what is known, down to the revisions that a listing shows, and an alert says so. Only if no store can
+// be listed is there an error.
 func (r *Repository) Continue(ctx context.Context, observed catalog.Seen) (line catalog.Line, opened bool, alerts []string, err error) {
-	lines, err := r.Lines(ctx)
-	if err != nil && len(lines) == 0 {
-		return catalog.Line{}, false, nil, err
-	}
-	partial := err
-	snaps, err := r.Snapshots(ctx)
-	if err != nil && len(snaps) == 0 {
-		return catalog.Line{}, false, nil, err
-	}
-	if partial = errors.Join(partial, err); partial != nil {
-		alerts = append(alerts, "lines are told apart by what the reachable stores hold: "+partial.Error())
+	lines, lineErr := r.Lines(ctx)
+	snaps, snapErr := r.Snapshots(ctx)
+	if len(lines) == 0 && lineErr != nil || len(snaps) == 0 && snapErr != nil {
+		return catalog.Line{}, false, nil, errors.Join(lineErr, snapErr)
 	}
 	unread := false
 	for i := range lines {
-		if lines[i].ClusterID == "" && lines[i].Source == "" {
+		if lines[i].Source == "" {
 			lines[i].ClusterID, unread = observed.ClusterID, true
 		}
 	}
+	newest, err := r.newest(ctx, lines, snaps, func(l catalog.Line) bool { return l.ClusterID == observed.ClusterID })
+	if ctx.Err() != nil {
+		return catalog.Line{}, false, nil, context.Cause(ctx)
+	}
 	if unread {
 		alerts = append(alerts, "the credentials may not read the objects under "+catalog.LinesPrefix+
-			": another cluster under this name would go unnoticed while its revision is higher; allow reading them")
-	}
-	newest, err := r.newest(ctx, lines, snaps, func(l catalog.Line) bool { return l.ClusterID == observed.ClusterID })
-	if err != nil {
-		return catalog.Line{}, false, nil, err
+			": another cluster under this name goes unnoticed as long as its revision is higher; allow reading them")
+	} else if partial := errors.Join(lineErr, snapErr, err); partial != nil {
+		alerts = append(alerts, "the line was chosen by what could be read: "+partial.Error())
 	}
 	id, open, more := catalog.Continue(lines, newest, observed)
 	alerts = append(alerts, more...)

@@ -129,7 +129,8 @@ func (r *Repository) first(ctx context.Context, snap catalog.Snapshot, f func(Na
 	return errors.Join(errs...)
 }
 
-// localError is one that no other store can mend: this machine's disk.
+// localError is one that trying the next store cannot mend: of this machine's disk, of the caller's reader or context, of the store
+// that is written to.
 type localError struct{ err error }
 
 func (e *localError) Error() string { return e.err.Error() }

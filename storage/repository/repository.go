@@ -195,7 +195,9 @@ func put(ctx context.Context, s storage.Store, key string, b []byte) error {
 	if err == nil {
 		return nil
 	}
-	for o, listErr := range s.List(context.WithoutCancel(ctx), key, "") {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
+	defer cancel()
+	for o, listErr := range s.List(ctx, key, "") {
 		if listErr == nil && o.Key == key && o.Size == int64(len(b)) {
 			return nil
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/requorum/requorum/storage/catalog"
 )
 
-// abortTime is how long the removal of an upload's own objects may take once its context has ended.
+// abortTime is how long tidying up may take once the context has ended.
 const abortTime = 30 * time.Second
 
 // Source gives the contents of a database from its start, each time it is called: a spool file, perhaps still growing.
