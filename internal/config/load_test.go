@@ -194,7 +194,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Parse("x.yaml", data, env(exampleEnv))
 		if err != nil {
-			ps, ok := err.(Problems)
+			ps, ok := errors.AsType[Problems](err)
 			if !ok || len(ps) == 0 {
 				t.Fatalf("error %T %v", err, err)
 			}

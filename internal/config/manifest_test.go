@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -108,7 +109,7 @@ stores:
 	}
 	// As it is, only the secrets are wanting; filled in, it is what it was.
 	_, err = Parse(name, out, vars)
-	if ps, _ := err.(Problems); len(ps) != 2 || !strings.Contains(ps.Error(), "username: there is a username and no password") {
+	if ps, _ := errors.AsType[Problems](err); len(ps) != 2 || !strings.Contains(ps.Error(), "username: there is a username and no password") {
 		t.Errorf("the recovered file has the problems\n%v\n%s", err, out)
 	}
 	filled := strings.NewReplacer("username: \"123\"", "username: \"123\"\n    password: open-sesame", "access_key: k", "access_key: k\n      secret_key: half-${HALF}").Replace(string(out))

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -30,7 +31,7 @@ func TestProblemTexts(t *testing.T) {
 				}
 			}
 			c, err := Parse(filepath.Join(dir, "requorum.yaml"), data, env(nil))
-			ps, ok := err.(Problems)
+			ps, ok := errors.AsType[Problems](err)
 			if !ok {
 				t.Fatalf("error is %T (%v), not Problems", err, err)
 			}

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -112,7 +113,7 @@ func TestVariablesInOtherTypes(t *testing.T) {
 		t.Errorf("got %+v %+v", r, c.Stores["s"].S3)
 	}
 	_, err = Parse("x.yaml", []byte(file), env(map[string]string{"URL": "h", "N": "many", "D": "2", "P": "perhaps", "B": ""}))
-	if ps, _ := err.(Problems); len(ps) != 5 {
+	if ps, _ := errors.AsType[Problems](err); len(ps) != 5 {
 		t.Errorf("five bad values gave:\n%v", err)
 	}
 }
