@@ -20,11 +20,14 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.etcd.io/etcd/server/v3/storage/schema"
+
+	"github.com/requorum/requorum/internal/member"
 )
 
-// TestMain lets this test binary serve as the child, in the role of CheckInChild and in those of child_test.go.
+// TestMain lets this test binary serve as a child: that of CheckInChild, those of child_test.go, and etcd.
 func TestMain(m *testing.M) {
 	RunChild()
+	member.RunChild()
 	runTestChild()
 	os.Exit(m.Run())
 }
