@@ -18,8 +18,12 @@ import (
 // head asks for an object's size and checksum, repeating the request if need be.
 func (s *Store) head(ctx context.Context, key string) (*s3.HeadObjectOutput, error) {
 	var out *s3.HeadObjectOutput
+	in := &s3.HeadObjectInput{Bucket: &s.o.Bucket, Key: &key}
+	if s.mode().checksums {
+		in.ChecksumMode = types.ChecksumModeEnabled
+	}
 	err := s.retry.Do(ctx, func() (err error) {
-		out, err = s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.o.Bucket, Key: &key, ChecksumMode: types.ChecksumModeEnabled})
+		out, err = s.client.HeadObject(ctx, in)
 		return s.fail(ctx, "confirm", key, err)
 	})
 	return out, err
@@ -98,7 +102,7 @@ func (s *Store) Unfinished(ctx context.Context, prefix string) iter.Seq2[storage
 			now := serverTime(out.ResultMetadata)
 			for _, u := range out.Uploads {
 				begun := aws.ToTime(u.Initiated)
-				if !yield(storage.Unfinished{Key: aws.ToString(u.Key), ID: aws.ToString(u.UploadId), Started: begun, Age: now.Sub(begun)}, nil) {
+				if !yield(storage.Unfinished{Key: aws.ToString(u.Key), ID: aws.ToString(u.UploadId), Started: begun, Age: max(0, now.Sub(begun))}, nil) {
 					return
 				}
 			}

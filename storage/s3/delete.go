@@ -105,6 +105,9 @@ func (s *Store) locked(ctx context.Context, key string, version *string, err err
 			return true
 		}
 	}
+	if aws.ToString(version) == "null" {
+		version = nil // a bucket without versions, and not every server takes that name for the object
+	}
 	head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.o.Bucket, Key: &key, VersionId: version})
 	if err != nil {
 		return false

@@ -108,6 +108,7 @@ var codes = map[string]error{
 	"AccessDenied":                       storage.ErrDenied, "AllAccessDisabled": storage.ErrDenied, "AccountProblem": storage.ErrDenied, "InvalidToken": storage.ErrDenied,
 	"QuotaExceeded": storage.ErrFull, "InsufficientStorage": storage.ErrFull, "StorageFull": storage.ErrFull, "XMinioStorageFull": storage.ErrFull, "XMinioAdminBucketQuotaExceeded": storage.ErrFull,
 	"InvalidObjectState": storage.ErrArchived, "NoSuchUpload": storage.ErrRefused,
+	"ExistingObjectIsDirectory": storage.ErrKey, "ObjectParentIsFile": storage.ErrKey, "XMinioParentIsObject": storage.ErrKey,
 }
 
 // passing are the codes of answers below 500 that a second attempt may change.

@@ -191,7 +191,9 @@ func (s *Store) putWhole(ctx context.Context, key string, b []byte) (storage.Obj
 		}
 	})
 	if errors.Is(err, storage.ErrExists) && attempts > 1 {
-		return s.ours(ctx, key, int64(len(b)), crc, err)
+		if o, ok := s.ours(ctx, key, int64(len(b)), crc); ok {
+			return o, nil
+		}
 	}
 	if err != nil {
 		return storage.Object{}, err
@@ -232,14 +234,14 @@ func (s *Store) taken(ctx context.Context, key string) (bool, error) {
 	return len(out.Contents) > 0 && aws.ToString(out.Contents[0].Key) == key, nil
 }
 
-// ours decides what it means that the key is taken after an attempt whose answer was lost: if the object there
-// has our size and checksum, that attempt made it. Otherwise taken is returned.
-func (s *Store) ours(ctx context.Context, key string, size int64, crc uint64, taken error) (storage.Object, error) {
+// ours reports whether the object under key has our size and checksum. If the key is taken after an attempt whose answer was
+// lost, that tells our own object from another's.
+func (s *Store) ours(ctx context.Context, key string, size int64, crc uint64) (storage.Object, bool) {
 	head, err := s.head(ctx, key)
 	if err != nil || aws.ToInt64(head.ContentLength) != size || fullChecksum(head) != encode(crc) {
-		return storage.Object{}, taken
+		return storage.Object{}, false
 	}
-	return storage.Object{Key: key, Size: size, Modified: aws.ToTime(head.LastModified), Checksum: checksumOf(crc)}, nil
+	return storage.Object{Key: key, Size: size, Modified: aws.ToTime(head.LastModified), Checksum: checksumOf(crc)}, true
 }
 
 // upload is one multipart upload.
@@ -463,14 +465,22 @@ func (u *upload) complete(ctx context.Context) (storage.Object, error) {
 		}
 	})
 	if errors.Is(err, storage.ErrExists) && attempts > 1 {
-		return s.ours(ctx, u.key, size, crc, err)
+		if o, ok := s.ours(ctx, u.key, size, crc); ok {
+			return o, nil
+		}
 	}
 	if err != nil {
 		return storage.Object{}, err
 	}
 	o := storage.Object{Key: u.key, Size: size, Modified: serverTime(out.ResultMetadata)}
-	if u.mode.checksums && aws.ToString(out.ChecksumCRC64NVME) == encode(crc) {
+	switch {
+	case !u.mode.checksums:
+	case aws.ToString(out.ChecksumCRC64NVME) == encode(crc):
 		o.Checksum = checksumOf(crc)
+	default: // the answer to a request that is repeated can lack it
+		if kept, ok := s.ours(ctx, u.key, size, crc); ok {
+			return kept, nil
+		}
 	}
 	return o, nil
 }
