@@ -127,7 +127,7 @@ func TestTools(t *testing.T) {
 
 func TestDamage(t *testing.T) {
 	to, id := newKey(t)
-	data := jsonLike(400_000)
+	data := jsonLike(150_000)
 	for _, encrypted := range []bool{false, true} {
 		var recipients []age.Recipient
 		if encrypted {
@@ -276,10 +276,10 @@ func TestMemory(t *testing.T) {
 		}
 		return int(highest-before) >> 20
 	}
-	small, large := peak(16), peak(256)
-	t.Logf("held %d MiB for 16 MiB, %d MiB for 256 MiB", small, large)
+	small, large := peak(16), peak(96)
+	t.Logf("held %d MiB for 16 MiB, %d MiB for 96 MiB", small, large)
 	if large > 48 {
-		t.Errorf("held %d MiB for 16 MiB and %d MiB for 256 MiB: more than is promised", small, large)
+		t.Errorf("held %d MiB for 16 MiB and %d MiB for 96 MiB: more than is promised", small, large)
 	}
 }
 
