@@ -16,7 +16,8 @@ type Host interface {
 	// Inspect reports what the member's place holds and who uses it. It changes nothing.
 	Inspect(ctx context.Context, req InspectRequest) (State, error)
 
-	// Apply does one action, durably, and reports what holds afterwards. An action that is already
+	// Apply does one action, durably, and reports what holds afterwards; only the member's name after actions that change nothing of
+	// what the member uses (beat, record, unlock, release, prune). An action that is already
 	// done is not done again; one that was cut off is completed. Every action but [ActLock] is refused unless the
 	// request's Owner holds the lock.
 	Apply(ctx context.Context, req ApplyRequest) (State, error)

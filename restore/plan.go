@@ -50,7 +50,9 @@ type Plan struct {
 	Notes      []string                   `json:"notes,omitempty"`
 	Gate       map[string]agents.Baseline `json:"gate,omitempty"`
 	Prepared   *Prepared                  `json:"prepared,omitempty"`
-	Discards   *Discards                  `json:"discards,omitempty"` // with a rollback of a started cluster
+	// Abandoned says that a rollback of this run has begun: it is not gone on with.
+	Abandoned bool      `json:"abandoned,omitempty"`
+	Discards  *Discards `json:"discards,omitempty"` // with a rollback of a started cluster
 
 	Steps []Step `json:"steps"`
 }

@@ -71,6 +71,10 @@ func (h *Host) Apply(ctx context.Context, req restore.ApplyRequest) (restore.Sta
 	if err := h.apply(ctx, p, req); err != nil {
 		return restore.State{}, err
 	}
+	switch req.Action {
+	case restore.ActBeat, restore.ActRecord, restore.ActRelease, restore.ActUnlock, restore.ActPrune:
+		return restore.State{Member: req.Member.Name}, nil
+	}
 	return h.inspect(ctx, p, restore.InspectRequest{Member: req.Member, Run: req.Run})
 }
 
@@ -114,7 +118,7 @@ func (h *Host) apply(ctx context.Context, p *place, req restore.ApplyRequest) er
 	return fmt.Errorf("%s: unknown action %q", req.Member.Name, req.Action)
 }
 
-// hostError returns a [restore.HostError] about the place's member.
+// fault is a [restore.HostError] about the place's member.
 func (p *place) fault(code restore.HostCode, advice, format string, args ...any) error {
 	return &restore.HostError{Code: code, Member: p.member.Name, Advice: advice, What: fmt.Sprintf(format, args...)}
 }

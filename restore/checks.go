@@ -1,0 +1,343 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/cluster"
+)
+
+// defaultQuota is etcd's own where it has no flag.
+const defaultQuota = 2 << 30
+
+// observed is what the hosts and the running members say before anything is changed.
+type observed struct {
+	states   map[string]State // by member; without those that could not be inspected
+	errs     map[string]error
+	statuses []cluster.MemberStatus
+	healthy  []string // endpoints that serve linearizable reads
+}
+
+// observe inspects every host that is not left out and asks every configured member.
+func (r *Restorer) observe(ctx context.Context, run string, deep bool) (*observed, error) {
+	o := &observed{}
+	var err error
+	o.states, o.errs, err = r.inspect(ctx, run, deep, false)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.Connect(r.endpoints(r.Members))
+	if err != nil {
+		return nil, fmt.Errorf("connect to cluster %s: %w", r.Cluster, err)
+	}
+	defer func() { _ = c.Close() }() // nothing was written through it
+	if o.statuses, err = c.Status(ctx); err != nil {
+		return nil, err
+	}
+	answers := 0
+	for _, s := range o.statuses {
+		if s.Err == nil {
+			answers++
+		}
+	}
+	if answers > 0 {
+		for _, h := range c.Health(ctx) {
+			if h.OK {
+				o.healthy = append(o.healthy, h.Endpoint)
+			}
+		}
+	}
+	return o, nil
+}
+
+// checks looks at everything that can be judged without the database. Refusals and failures are
+// all collected.
+func (r *Restorer) checks(o *observed, src *source) (checks []Check, refusals []agents.Refusal) {
+	refusals = append(refusals, r.checkDown(o, src)...)
+	for _, p := range r.TLSProblems {
+		checks = append(checks, Check{Name: "tls files", Status: CheckFailed, Detail: p})
+	}
+	for _, m := range r.targets() {
+		s, ok := o.states[m.Name]
+		if !ok {
+			checks = append(checks, Check{Name: "host", Member: m.Name, Status: CheckFailed, Detail: fmt.Sprintf("%v; repair that, or leave the member out with --without %s", o.errs[m.Name], m.Name)})
+			continue
+		}
+		checks = append(checks, Check{Name: "host", Member: m.Name, Status: CheckOK, Detail: describeUse(s)})
+		checks = append(checks, portCheck(m.Member, s)...)
+		for _, p := range s.Problems {
+			status := CheckFailed
+			if p.Warn {
+				status = CheckWarning
+			}
+			checks = append(checks, Check{Name: p.Check, Member: m.Name, Status: status, Detail: p.Detail})
+		}
+		checks = append(checks, flagChecks(m.Member, s)...)
+		if src != nil {
+			checks = append(checks, r.spaceChecks(m, s, src.size)...)
+			checks = append(checks, quotaCheck(m.Name, s, src.size))
+		}
+	}
+	return checks, refusals
+}
+
+// checkDown refuses to replace a cluster that lives, or one of which nobody knows.
+func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusal) {
+	if len(o.healthy) > 0 && r.ReplaceHealthy != r.Cluster {
+		refusals = append(refusals, agents.Refusal{
+			What: fmt.Sprintf("cluster %s is healthy: %s serves reads with a quorum", r.Cluster, strings.Join(o.healthy, ", ")),
+			Risk: "everything written since the backup is lost, and its clients see a cut; a single lost member is repaired by replace-member instead",
+			Flag: "--replace-healthy " + r.Cluster,
+		})
+	}
+	// The old quorum: the members that the backup knows, else those configured.
+	old := []string{}
+	for _, m := range r.Members {
+		old = append(old, m.Name)
+	}
+	if src != nil && len(src.members) > 0 {
+		old = src.members
+	}
+	var unproven []string
+	for _, name := range old {
+		if _, inspected := o.states[name]; !inspected && !slices.Contains(r.Fenced, name) {
+			unproven = append(unproven, name)
+		}
+	}
+	if quorum := len(old)/2 + 1; len(unproven) >= quorum {
+		var flags []string
+		for _, name := range unproven {
+			flags = append(flags, "--fenced "+name)
+		}
+		refusals = append(refusals, agents.Refusal{
+			What: fmt.Sprintf("%s of the old cluster's %d members cannot be proven stopped: %s, and together they are a quorum", count(len(unproven)), len(old), strings.Join(unproven, ", ")),
+			Risk: "if they still run, or are started again, there are two clusters, and clients write to both; allow it only if each is surely powered off",
+			Flag: strings.Join(flags, " "),
+		})
+	}
+	return refusals
+}
+
+func count(n int) string { return fmt.Sprint(n) }
+
+func describeUse(s State) string {
+	switch {
+	case s.Stopped() && s.Exists:
+		return "stopped, its data dir is there"
+	case s.Stopped():
+		return "stopped, its data dir holds no member"
+	case len(s.Running) > 0:
+		return fmt.Sprintf("running (process %d), it will be stopped", s.Running[0].PID)
+	}
+	return "running, it will be stopped"
+}
+
+// portCheck finds ports that something else than the member has: stopping the member does not free them.
+func portCheck(m Member, s State) (checks []Check) {
+	for _, p := range s.Ports {
+		own := len(s.Running) == 0 && s.Active || p.PID == 0 && (s.Active || len(s.Running) > 0)
+		for _, proc := range s.Running {
+			own = own || proc.PID == p.PID
+		}
+		if !own {
+			checks = append(checks, Check{Name: "ports", Member: m.Name, Status: CheckFailed, Detail: fmt.Sprintf(
+				"%s is taken by process %d (%s), which does not use data_dir %s: end that process, or correct the member's URL or data_dir", p.URL, p.PID, p.Owner, m.DataDir)})
+		}
+	}
+	return checks
+}
+
+// flagChecks compares the settings that the member's etcd has, or would have, with the configuration.
+func flagChecks(m Member, s State) (checks []Check) {
+	f := s.Flags
+	if f == nil {
+		return []Check{{Name: "flags", Member: m.Name, Status: CheckUnknown, Detail: "etcd's flags are neither in a running process nor in the start command; nobody compared them with the configuration"}}
+	}
+	differ := func(what, configured, found string) {
+		checks = append(checks, Check{Name: "flags", Member: m.Name, Status: CheckFailed,
+			Detail: fmt.Sprintf("%s is %s in the configuration, %s by %s", what, configured, found, f.From)})
+	}
+	if f.Name != "" && f.Name != m.Name {
+		differ("name", m.Name, f.Name)
+	}
+	if f.DataDir != "" && filepath.Clean(f.DataDir) != filepath.Clean(m.DataDir) && filepath.Clean(f.DataDir) != s.DataDir {
+		differ("data dir", m.DataDir, f.DataDir)
+	}
+	if f.WALDir != "" || f.Complete {
+		if filepath.Clean(f.WALDir) != filepath.Clean(m.WALDir) {
+			differ("wal dir", orNone(m.WALDir), orNone(f.WALDir))
+		}
+	}
+	if f.ForceNewCluster {
+		checks = append(checks, Check{Name: "flags", Member: m.Name, Status: CheckFailed,
+			Detail: "--force-new-cluster is set by " + f.From + ": the member would leave the others behind at its start; remove it"})
+	}
+	for what, urls := range map[string][]string{m.PeerURL: f.ListenPeer, m.ClientURL: f.ListenClient} {
+		if len(urls) > 0 && !slices.ContainsFunc(urls, func(u string) bool { return samePort(u, what) }) {
+			differ("a URL", what, strings.Join(urls, ","))
+		}
+	}
+	if len(checks) == 0 {
+		return []Check{{Name: "flags", Member: m.Name, Status: CheckOK, Detail: "as configured, by " + f.From}}
+	}
+	return checks
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// samePort compares scheme and port: the address listened on is often another one than the advertised.
+func samePort(a, b string) bool {
+	ua, err := url.Parse(a)
+	ub, errb := url.Parse(b)
+	return err == nil && errb == nil && ua.Port() == ub.Port() && ua.Scheme == ub.Scheme
+}
+
+// spareBytes is what a staged member needs beside its database: WAL, snapshot, journal.
+const spareBytes = 192 << 20
+
+// spaceChecks compares what will be staged with what is free. Members on one file system share it, so each counts all that are on its host.
+func (r *Restorer) spaceChecks(m Placed, s State, size int64) (checks []Check) {
+	if s.FreeBytes == 0 {
+		return nil
+	}
+	shared := int64(0)
+	for _, other := range r.targets() {
+		if other.On == m.On && filepath.Dir(other.DataDir) == filepath.Dir(m.DataDir) {
+			shared++
+		}
+	}
+	need := max(shared, 1) * (size + spareBytes)
+	status, verb := CheckOK, "enough for"
+	if s.FreeBytes < need {
+		status, verb = CheckFailed, "not enough for"
+	}
+	checks = append(checks, Check{Name: "disk space", Member: m.Name, Status: status,
+		Detail: fmt.Sprintf("%s free beside %s, %s %s", bytes(s.FreeBytes), s.DataDir, verb, bytes(need))})
+	if s.WALFree != 0 && s.WALFree < spareBytes {
+		checks = append(checks, Check{Name: "disk space", Member: m.Name, Status: CheckFailed,
+			Detail: fmt.Sprintf("%s free beside wal_dir, not enough for %s", bytes(s.WALFree), bytes(spareBytes))})
+	}
+	return checks
+}
+
+// quotaCheck finds a database that etcd would open with a NOSPACE alarm.
+func quotaCheck(name string, s State, size int64) Check {
+	c := Check{Name: "quota", Member: name, Status: CheckOK}
+	quota, by := int64(defaultQuota), "etcd's default"
+	sure := false
+	if f := s.Flags; f != nil {
+		if f.QuotaBytes != 0 {
+			quota, by, sure = f.QuotaBytes, f.From, true
+		} else {
+			sure = f.Complete
+		}
+	}
+	switch {
+	case quota < 0:
+		c.Detail = "switched off by " + by
+	case size < quota:
+		c.Detail = fmt.Sprintf("%s (%s), the database has %s", bytes(quota), by, bytes(size))
+	case sure:
+		c.Status = CheckFailed
+		c.Detail = fmt.Sprintf("the database has %s, the quota is %s (%s): etcd would refuse writes; raise --quota-backend-bytes", bytes(size), bytes(quota), by)
+	default:
+		c.Status = CheckWarning
+		c.Detail = fmt.Sprintf("the database has %s: make sure that --quota-backend-bytes is above that, etcd's default is %s", bytes(size), bytes(quota))
+	}
+	return c
+}
+
+// versions finds the version that the new members will run. The lowest counts where they differ.
+func (r *Restorer) versions(o *observed, src *source) (version string, check Check, err error) {
+	check = Check{Name: "server version", Status: CheckOK}
+	found := map[string]string{}
+	for _, m := range r.targets() {
+		if s := o.states[m.Name]; s.Version != "" {
+			found[m.Name] = s.Version
+		}
+		for i, st := range o.statuses {
+			if st.Err == nil && i < len(r.Members) && st.Endpoint == m.ClientURL && st.Version != "" && found[m.Name] == "" {
+				found[m.Name] = st.Version
+			}
+		}
+	}
+	if r.TargetVersion != "" {
+		check.Detail = r.TargetVersion + ", as asked for"
+		for name, v := range found {
+			if minor(v) != minor(r.TargetVersion) {
+				check.Status = CheckWarning
+				check.Detail += fmt.Sprintf("; %s has %s", name, v)
+			}
+		}
+		return r.TargetVersion, check, nil
+	}
+	lowest := ""
+	for _, v := range found {
+		if lowest == "" || lessVersion(v, lowest) {
+			lowest = v
+		}
+	}
+	if lowest != "" {
+		check.Detail = lowest + ", as found"
+		for name, v := range found {
+			if minor(v) != minor(lowest) {
+				check.Status = CheckWarning
+				check.Detail += fmt.Sprintf("; %s has %s", name, v)
+			}
+		}
+		return lowest, check, nil
+	}
+	if src.serverVersion != "" {
+		check.Status = CheckUnknown
+		check.Detail = src.serverVersion + ", as in the backup: the hosts do not tell theirs; if it is another one, say target_version"
+		return src.serverVersion, check, nil
+	}
+	return "", check, fmt.Errorf("the version of the servers is not known, neither from the hosts nor from the source: set target_version of cluster %s", r.Cluster)
+}
+
+func minor(v string) string {
+	parts := strings.SplitN(v, ".", 3)
+	return strings.Join(parts[:min(2, len(parts))], ".")
+}
+
+func lessVersion(a, b string) bool {
+	var x, y [3]int
+	_, _ = fmt.Sscanf(a, "%d.%d.%d", &x[0], &x[1], &x[2]) // what is no number counts as 0
+	_, _ = fmt.Sscanf(b, "%d.%d.%d", &y[0], &y[1], &y[2])
+	return slices.Compare(x[:], y[:]) < 0
+}
+
+// bytes says a size in the unit a person would use.
+func bytes(n int64) string {
+	switch {
+	case n < 1<<20:
+		return fmt.Sprintf("%d KiB", (n+1023)>>10)
+	case n < 10<<30:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d GiB", n>>30)
+}
+
+// servedUntil refines the stores' last moment by what the hosts know.
+func servedUntil(m Moment, o *observed, now time.Time) Moment {
+	if len(o.healthy) > 0 {
+		return Moment{Time: now.UTC(), Basis: "the cluster still serves"}
+	}
+	for name, s := range o.states {
+		if s.LastWrite.After(m.Time) {
+			m = Moment{Time: s.LastWrite, Basis: "last write in the WAL of " + name}
+		}
+	}
+	return m
+}

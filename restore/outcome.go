@@ -1,0 +1,187 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// outcome is the end of a run that did all its steps.
+func (x *execution) outcome() (Report, error) {
+	if len(x.plan.Without) > 0 {
+		x.partly = append(x.partly, fmt.Sprintf("%s left out; join them later by replace-member", strings.Join(x.plan.Without, ", ")))
+	}
+	report := x.report(nil)
+	switch {
+	case !x.agentsBack():
+		return report, ErrAgents
+	case len(x.partly) > 0:
+		return report, fmt.Errorf("%w: %s", ErrPartly, strings.Join(x.partly, "; "))
+	}
+	return report, nil
+}
+
+// stopped ends this process's work on a run that is not finished: it saves what was done, gives the locks back,
+// and says what stands where and which commands lead on.
+func (x *execution) stopped(ctx context.Context, at StepKind, err error) (Report, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if serr := x.record(ctx); serr != nil {
+		x.Log.Warn("save the plan", "error", serr)
+	}
+	s := &Stopped{Run: x.plan.Run, Step: at, Err: err}
+	states, errs, ierr := x.inspect(ctx, x.plan.Run, false, true)
+	if ierr == nil {
+		x.states = states
+	}
+	for _, m := range x.targets() {
+		state := fmt.Sprintf("unknown: %v", errs[m.Name])
+		if st, ok := states[m.Name]; ok {
+			state = st.describe()
+		}
+		s.Members = append(s.Members, Standing{Member: m.Name, State: state})
+	}
+	s.Next = x.next()
+	report := x.report(err)
+	if rerr := x.Repository.Record(ctx, x.runRecord(report, err.Error())); rerr != nil {
+		x.Log.Warn("write the record of this run", "error", rerr)
+	}
+	x.releaseLocks(ctx, x.targets())
+	return report, s
+}
+
+// next are the commands that lead on from here.
+func (x *execution) next() []string {
+	flags := x.flags()
+	back := x.command("rollback", flags...)
+	if x.reverting() {
+		return []string{back + "  (goes on putting the old data dirs back)"}
+	}
+	verb := string(x.plan.Kind)
+	if x.plan.Kind == PlanRollback && x.DiscardWrites {
+		flags = append(flags, "--discard-writes")
+	}
+	on := x.command(verb, flags...) + "  (goes on from here)"
+	if x.plan.Kind == PlanRollback {
+		return []string{on}
+	}
+	if x.opened() {
+		return []string{on, back + "  (restores what was there before; it says first which writes that would discard)"}
+	}
+	return []string{on, back + "  (puts everything back as it was; no new member has run)"}
+}
+
+// describe says in words what a member's place holds.
+func (s State) describe() string {
+	var parts []string
+	switch s.Place {
+	case PlaceOld:
+		switch {
+		case !s.Exists:
+			parts = append(parts, s.DataDir+" holds no member, as before the run")
+		default:
+			parts = append(parts, s.DataDir+" is as before the run")
+		}
+		if s.Staged != "" {
+			parts = append(parts, "the new one is staged beside it")
+		}
+	case PlaceNew:
+		parts = append(parts, s.DataDir+" is the new one")
+		if s.Before != "" {
+			parts = append(parts, "the old one is kept as "+s.Before)
+		}
+	case PlaceHalf:
+		parts = append(parts, "the exchange of "+s.DataDir+" was cut off, either command completes it")
+	case PlaceUnknown:
+		parts = append(parts, s.Detail)
+	}
+	if s.Stopped() {
+		parts = append(parts, "etcd is stopped")
+	} else {
+		parts = append(parts, "etcd runs")
+	}
+	if s.Inhibited {
+		parts = append(parts, "starts are forbidden")
+	}
+	return strings.Join(parts, "; ")
+}
+
+// report says what was done and proven so far.
+func (x *execution) report(failure error) Report {
+	now := x.Now()
+	p := x.plan
+	r := Report{Run: p.Run, Kind: p.Kind, Resumed: x.resumed, TargetRevision: p.TargetRevision, Bump: p.Bump,
+		Source: ReportSource{Kind: p.Source.Kind, ID: p.Source.ID, Revision: p.Source.Revision, Time: p.Source.Time},
+		Ghosts: []ReportGhost{}, Waiting: x.waiting, Members: x.members, Proof: x.proof, Agents: x.verdicts, Backup: x.backup,
+		Without: p.Without, Discarded: p.Discards, Notes: append(append([]string{}, p.Notes...), x.partly...), Started: p.Started, Ended: now.UTC()}
+	if x.reverting() {
+		r.Kind = PlanRollback
+	}
+	r.OK = failure == nil && (!x.healthyAt.IsZero() && x.agentsBack() || x.reverted())
+	if failure != nil {
+		r.Error = failure.Error()
+	}
+	if p.Prepared != nil {
+		r.ClusterID = p.Prepared.ClusterID
+	}
+	for _, g := range p.Ghosts {
+		r.Ghosts = append(r.Ghosts, ReportGhost{Prefix: g.Prefix, Count: g.Count})
+	}
+	for _, s := range p.Steps {
+		r.Stages = append(r.Stages, ReportStage{Name: string(s.Kind), Seconds: s.Seconds})
+		for _, n := range s.Notes {
+			r.Notes = append(r.Notes, string(s.Kind)+": "+n)
+		}
+	}
+	// The last moment that the cluster is known to have served counts only if the backup is not itself that moment.
+	r.RPOBasis = "the start of this run: nothing later than the backup is known"
+	until := p.Started
+	if p.LastServed.Time.After(p.Source.Time) {
+		until, r.RPOBasis = p.LastServed.Time, p.LastServed.Basis
+	}
+	r.RPOSeconds = max(0, until.Sub(p.Source.Time).Seconds())
+	if x.resumed {
+		r.Waiting.Away = max(0, x.begun.Sub(p.Started).Seconds()-stepSeconds(p.Steps, x.begun))
+	}
+	total := func(at time.Time) float64 {
+		return max(0, at.Sub(p.Started).Seconds()-r.Waiting.Person-r.Waiting.Gate-r.Waiting.Away)
+	}
+	if !x.healthyAt.IsZero() {
+		r.HealthySeconds = total(x.healthyAt)
+		r.RTOSeconds = r.HealthySeconds
+		if s := p.at(StepAgents); s != nil && !s.Done.IsZero() {
+			r.RTOSeconds = total(s.Done)
+		}
+	}
+	if r.Members == nil {
+		r.Members = []ReportMember{}
+	}
+	return r
+}
+
+// stepSeconds is the time that steps had taken in attempts before t.
+func stepSeconds(steps []Step, t time.Time) float64 {
+	var sum float64
+	for _, s := range steps {
+		if !s.Begun.IsZero() && s.Begun.Before(t) && !s.Done.IsZero() && s.Done.Before(t) {
+			sum += s.Seconds
+		}
+	}
+	return sum
+}
+
+func (p *Plan) finish(kind StepKind, begun, now time.Time) {
+	if s := p.at(kind); s != nil {
+		s.Begun, s.Done, s.Seconds = begun.UTC(), now.UTC(), now.Sub(begun).Seconds()
+	}
+}
+
+// reverting says whether this run is one that only puts dirs back.
+func (x *execution) reverting() bool { return x.plan.at(StepRevert) != nil }
+
+// reverted says whether it has done so.
+func (x *execution) reverted() bool {
+	s := x.plan.at(StepRevert)
+	return s != nil && !s.Done.IsZero()
+}

@@ -1,0 +1,286 @@
+package restore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/dbfile"
+	"github.com/requorum/requorum/storage/catalog"
+)
+
+// Plan says everything that a restore would do. It looks and computes, in the spool, but changes nothing on any
+// host. What would be refused is an error beside the plan as far as it is known.
+func (r *Restorer) Plan(ctx context.Context) (Plan, error) {
+	if err := r.refuseUnfinished(ctx); err != nil {
+		return Plan{}, err
+	}
+	plan, p, err := r.planRestore(ctx)
+	p.close()
+	return plan, errors.Join(err, r.removeSpool(plan.Run))
+}
+
+func (r *Restorer) refuseUnfinished(ctx context.Context) error {
+	last, err := r.Latest(ctx)
+	if err != nil {
+		return nil // hosts that cannot be asked are found by the checks, with all that is wrong
+	}
+	if last != nil && !last.Ended {
+		return r.unfinished(last)
+	}
+	return nil
+}
+
+// unfinished is the error of a command that cannot begin because an earlier run has not ended.
+func (r *Restorer) unfinished(last *HostRun) error {
+	verb := "restore"
+	if last.Plan.Kind == PlanRollback || last.Plan.Abandoned {
+		verb = "rollback"
+	}
+	err := fmt.Errorf("run %s, a %s of %s begun at %s, is unfinished (%d of %d steps done): go on with %q, or undo it with %q",
+		last.Plan.Run, last.Plan.Kind, last.Plan.Source.ID, stamp(last.Plan.Started), last.Plan.progress(), len(last.Plan.Steps),
+		r.command(verb), r.command("rollback"))
+	if last.Lock != nil && !last.LockDead {
+		return &LockedError{Member: last.Members[0], Lock: *last.Lock, Age: r.Now().Sub(last.Lock.Heartbeat)}
+	}
+	return err
+}
+
+// newPlan begins a plan.
+func (r *Restorer) newPlan(kind PlanKind) (Plan, error) {
+	token := make([]byte, 16)
+	if _, err := rand.Read(token); err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{Format: PlanFormat, Run: catalog.NewID(catalog.KindRun), Kind: kind, Cluster: r.Cluster, Started: r.Now().UTC(),
+		Request: Request{At: r.At, From: r.From}, Without: r.Without, Bump: Bump, Token: "requorum-" + hex.EncodeToString(token)}
+	for _, m := range r.targets() {
+		plan.Members = append(plan.Members, m.Member)
+	}
+	for _, kind := range []StepKind{StepPrepare, StepStage, StepStop, StepGate, StepExchange, StepAllow, StepStart, StepProve, StepAgents, StepBackup, StepEnd} {
+		if kind == StepBackup && r.Backup == nil {
+			continue
+		}
+		plan.Steps = append(plan.Steps, r.step(kind))
+	}
+	return plan, nil
+}
+
+// planRestore plans a restore up to the predicted database.
+func (r *Restorer) planRestore(ctx context.Context) (Plan, *prepared, error) {
+	plan, err := r.newPlan(PlanRestore)
+	if err != nil {
+		return plan, nil, err
+	}
+	p, err := r.planOn(ctx, &plan, func(known *known, _ *observed) (*source, error) { return r.chooseSource(ctx, known) })
+	return plan, p, err
+}
+
+// planOn completes a plan on the source that choose picks. Everything that speaks against it is collected first.
+func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *observed) (*source, error)) (*prepared, error) {
+	if len(plan.Members) == 0 {
+		return nil, errors.New("every member is left out with --without: nothing would be rebuilt")
+	}
+	begun := r.Now()
+	known, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o, err := r.observe(ctx, "", true)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.lockedElsewhere(o); err != nil {
+		return nil, err
+	}
+	src, err := choose(known, o)
+	refusals, err := agents.SplitRefusals(err)
+	if err != nil {
+		return nil, err
+	}
+	checks, more := r.checks(o, src)
+	refusals = append(refusals, more...)
+	plan.Checks = checks
+	plan.LastServed = servedUntil(known.lastServed(), o, r.Now())
+	plan.Highest, plan.HighestFrom = known.highest()
+	if known.err != nil {
+		plan.Notes = append(plan.Notes, "not every store answered: "+known.err.Error())
+	}
+	if src == nil { // a choice to be made first: there is nothing to look into
+		return nil, against(plan.Checks, refusals)
+	}
+	plan.Source = src.Source
+	version, check, err := r.versions(o, src)
+	if err != nil {
+		check = Check{Name: "server version", Status: CheckFailed, Detail: err.Error()}
+	}
+	plan.TargetVersion = version
+	plan.Checks = append(plan.Checks, check)
+
+	if plan.Gate, err = agents.Gate(ctx, r.Agents); err != nil {
+		return nil, err
+	}
+	p, report, err := r.fetch(ctx, plan.Run, src)
+	if err != nil {
+		// What else is wrong is worth knowing too.
+		return nil, errors.Join(err, against(plan.Checks, refusals))
+	}
+	r.fileFacts(plan, src, report)
+	plan.raise(o)
+	plan.Checks = append(plan.Checks, r.fileChecks(p, report)...)
+	d, err := r.decide(plan, report.Index)
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	refusals = append(refusals, d.Refusals...)
+	if err := against(plan.Checks, refusals); err != nil {
+		p.close()
+		return nil, err
+	}
+	if err := r.edit(ctx, plan, p, report, d); err != nil {
+		p.close()
+		return nil, err
+	}
+	plan.Checks = append(plan.Checks, Check{Name: "prediction", Status: CheckOK,
+		Detail: fmt.Sprintf("etcd starts on the prepared database and computes hash %08x at revision %d", plan.Prepared.Hash, plan.Prepared.Revision)})
+	plan.finish(StepPrepare, begun, r.Now())
+	return p, nil
+}
+
+// fileFacts takes from the file what the catalog did not say.
+func (r *Restorer) fileFacts(plan *Plan, src *source, report dbfile.Report) {
+	plan.Source.Revision = report.Revision
+	if report.Revision > plan.Highest {
+		plan.Highest, plan.HighestFrom = report.Revision, "the database itself"
+	}
+}
+
+// raise takes the running members' and earlier runs' revisions into account, and sets the target.
+func (p *Plan) raise(o *observed) {
+	take := func(rev int64, from string) {
+		if rev > p.Highest {
+			p.Highest, p.HighestFrom = rev, from
+		}
+	}
+	for _, s := range o.statuses {
+		if s.Err == nil {
+			take(s.Revision, "member at "+s.Endpoint)
+		}
+	}
+	for _, name := range sortedKeys(o.states) {
+		if j := o.states[name].Journal; j != nil && j.Run != p.Run {
+			take(j.Plan.TargetRevision, "run "+j.Run)
+		}
+	}
+	p.TargetRevision = p.Highest + p.Bump
+}
+
+// fileChecks judges what only the database tells.
+func (r *Restorer) fileChecks(p *prepared, report dbfile.Report) (checks []Check) {
+	checks = append(checks, Check{Name: "database", Status: CheckOK, Detail: fmt.Sprintf("revision %d, %d keys, %s", report.Revision, report.Keys, bytes(report.Size))})
+	for _, a := range report.Alarms {
+		c := Check{Name: "alarms", Status: CheckWarning, Detail: "the source has alarm " + a.Type + "; it is cleared"}
+		if a.Type == "CORRUPT" {
+			c.Status, c.Detail = CheckFailed, "the source has a CORRUPT alarm: one member's data differed from the others', and nobody knows which was right; choose an earlier backup with --at"
+		}
+		checks = append(checks, c)
+	}
+	if report.Downgrade {
+		checks = append(checks, Check{Name: "downgrade", Status: CheckWarning, Detail: "a downgrade was under way in the source; its mark is removed"})
+	}
+	return append(checks, r.loginCheck(p, report))
+}
+
+// lockedElsewhere refuses to begin while another run holds a member.
+func (r *Restorer) lockedElsewhere(o *observed) error {
+	for _, name := range sortedKeys(o.states) {
+		if s := o.states[name]; s.Lock != nil && !s.Dead {
+			return &LockedError{Member: name, Lock: *s.Lock, Age: r.Now().Sub(s.Lock.Heartbeat)}
+		}
+	}
+	return nil
+}
+
+// against is everything that stands in the way, in one error, or nil.
+func against(checks []Check, refusals []agents.Refusal) error {
+	var err error
+	if slices.ContainsFunc(checks, func(c Check) bool { return c.Status == CheckFailed }) {
+		err = &ChecksError{Checks: checks}
+	}
+	refused := agents.JoinRefusals(refusals)
+	switch {
+	case err == nil:
+		return refused
+	case refused == nil:
+		return err
+	}
+	return errors.Join(err, refused)
+}
+
+func (p *Plan) at(kind StepKind) *Step {
+	for i := range p.Steps {
+		if p.Steps[i].Kind == kind {
+			return &p.Steps[i]
+		}
+	}
+	return nil
+}
+
+// Text is the plan for a person: what it does, from what, and what was found.
+func (p Plan) Text() string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("%s of cluster %s (run %s)", p.Kind, p.Cluster, p.Run)
+	line("  source      %s %s, revision %d, of %s%s", p.Source.Kind, p.Source.ID, p.Source.Revision, stamp(p.Source.Time), parens(p.Source.Note))
+	for _, c := range p.Source.Candidates {
+		if !c.Chosen {
+			line("              not %s of %s, revision %d: %s", c.ID, stamp(c.Time), c.Revision, c.Why)
+		}
+	}
+	line("  revision    opens at %d: %d above the highest known, %d (%s)", p.TargetRevision, p.Bump, p.Highest, p.HighestFrom)
+	line("  servers     etcd %s", p.TargetVersion)
+	if p.Prepared != nil {
+		line("  prediction  cluster id %s, hash %08x at revision %d", p.Prepared.ClusterID, p.Prepared.Hash, p.Prepared.Revision)
+	}
+	for _, m := range p.Members {
+		line("  member      %s in %s on %s", m.Name, m.DataDir, m.Host)
+	}
+	for _, name := range p.Without {
+		line("  left out    %s", name)
+	}
+	for _, g := range p.Ghosts {
+		line("  removed     %d leased under %s%s", g.Count, g.Prefix, parens(g.Reason))
+	}
+	for _, g := range p.Kept {
+		line("  kept        %d leased under %s%s", g.Count, g.Prefix, parens(g.Reason))
+	}
+	for _, e := range p.Edits {
+		line("  %-10s  %s%s", e.Action, e.Key, parens(e.Reason))
+	}
+	for _, name := range sortedKeys(p.Gate) {
+		line("  agent       %s: %s", name, p.Gate[name].Detail)
+	}
+	for _, n := range p.Notes {
+		line("  note        %s", n)
+	}
+	for _, c := range p.Checks {
+		line("  %-10s  %s", c.Status, c)
+	}
+	for i, s := range p.Steps {
+		line("  step %2d     %s: %s", i+1, s.Kind, s.Does)
+	}
+	return b.String()
+}
+
+func parens(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}

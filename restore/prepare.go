@@ -1,0 +1,232 @@
+package restore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/dbfile"
+)
+
+// Bump is how far above the highest known revision a restored cluster opens: more than any
+// cluster writes between its last known moment and its end.
+const Bump = 1_000_000_000
+
+// A prepared is the database of a run in the spool.
+type prepared struct {
+	file  *os.File
+	index *dbfile.Index // nil if it was found there from an earlier attempt
+}
+
+func (p *prepared) close() {
+	if p != nil && p.file != nil {
+		_ = p.file.Close() // it was only read
+	}
+}
+
+func (r *Restorer) spoolFile(run string) string {
+	return filepath.Join(r.SpoolDir, "restore-"+run+".db")
+}
+
+// removeSpool removes the run's database from the spool.
+func (r *Restorer) removeSpool(run string) error {
+	if err := os.Remove(r.spoolFile(run)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the prepared database from the spool: %w", err)
+	}
+	return nil
+}
+
+// sweepSpool removes what runs left that were killed and never went on: nobody holds their lock.
+func (r *Restorer) sweepSpool(except string) {
+	files, err := filepath.Glob(filepath.Join(r.SpoolDir, "restore-*.db"))
+	if err != nil {
+		return // the pattern is constant but for the directory; nothing is swept then
+	}
+	for _, path := range files {
+		if path == r.spoolFile(except) {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			if err := os.Remove(path); err != nil {
+				r.Log.Warn("sweep the spool", "file", path, "error", err)
+			}
+		}
+		_ = f.Close() // nothing was written
+	}
+}
+
+// createSpool makes the run's file in the spool, empty.
+func (r *Restorer) createSpool(run string) (*os.File, error) {
+	if err := os.MkdirAll(r.SpoolDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the spool directory: %w", err)
+	}
+	f, err := os.OpenFile(r.spoolFile(run), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in the spool: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("spool file %s is in use by another process: %w", f.Name(), err), f.Close())
+	}
+	return f, nil
+}
+
+// fetch brings the source's database into the spool and checks it.
+func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepared, dbfile.Report, error) {
+	f, err := r.createSpool(run)
+	if err != nil {
+		return nil, dbfile.Report{}, err
+	}
+	fail := func(err error) (*prepared, dbfile.Report, error) {
+		return nil, dbfile.Report{}, errors.Join(err, f.Close(), r.removeSpool(run))
+	}
+	if free, err := freeBytes(r.SpoolDir); err == nil && src.size > 0 && free < src.size+(16<<20) {
+		return fail(fmt.Errorf("spool_dir %s has %s free, the database needs %s: free some, or choose another spool_dir", r.SpoolDir, bytes(free), bytes(src.size)))
+	}
+	r.Progress.Start("fetch", src.size)
+	if err := src.fetch(ctx, f, func(n int64) { r.Progress.Advance("fetch", n) }); err != nil {
+		return fail(fmt.Errorf("fetch %s %s: %w", src.Kind, src.ID, err))
+	}
+	r.Progress.Done("fetch", src.Kind+" "+src.ID)
+	r.Progress.Start("check", 0)
+	report, err := dbfile.CheckInChild(ctx, f, dbfile.CheckOptions{Select: dbfile.Select(agents.Selection(r.Agents)), TrailerRequired: src.trailer})
+	if err != nil {
+		return fail(fmt.Errorf("check %s %s: %w", src.Kind, src.ID, err))
+	}
+	r.Progress.Done("check", fmt.Sprintf("revision %d, %d keys", report.Revision, report.Keys))
+	return &prepared{file: f, index: report.Index}, report, nil
+}
+
+// decide says what becomes of the leased keys and what the agents want, and writes it into the plan.
+func (r *Restorer) decide(plan *Plan, index *dbfile.Index) (agents.Decision, error) {
+	opt := r.AgentOptions
+	opt.Baselines = plan.Gate
+	d, err := agents.Ghosts(index, r.Agents, opt)
+	if err != nil {
+		return d, err
+	}
+	plan.Ghosts, plan.Kept, plan.Edits = nil, nil, nil
+	for _, g := range d.Removed {
+		plan.Ghosts = append(plan.Ghosts, Ghost{Prefix: g.Prefix, Count: g.Count, Agent: g.Agent, Reason: g.Reason})
+	}
+	for _, g := range d.KeptLeased {
+		plan.Kept = append(plan.Kept, Ghost{Prefix: g.Prefix, Count: g.Count, Agent: g.Agent, Reason: g.Reason})
+	}
+	for _, e := range slices.Concat(d.Edits, d.Kept) {
+		if e.Agent == "" {
+			continue
+		}
+		action := "write"
+		if e.Keep {
+			action = "keep"
+		} else if e.Value == nil {
+			action = "remove"
+		}
+		plan.Edits = append(plan.Edits, EditNote{Key: e.Key, Action: action, Agent: e.Agent, Reason: e.Reason})
+	}
+	for _, n := range d.Notes {
+		if !slices.Contains(plan.Notes, n) {
+			plan.Notes = append(plan.Notes, n)
+		}
+	}
+	return d, nil
+}
+
+// edit turns the checked database into the one that every member starts on, and predicts what that must serve.
+func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbfile.Report, d agents.Decision) error {
+	o := dbfile.PrepareOptions{DropLeases: d.DropLeases, TargetRevision: plan.TargetRevision, TargetVersion: plan.TargetVersion,
+		Token: plan.Token, Index: p.index}
+	for _, e := range d.Edits {
+		o.Edits = append(o.Edits, dbfile.Edit{Key: []byte(e.Key), Value: e.Value, Delete: e.Value == nil})
+	}
+	for _, m := range plan.Members {
+		o.Members = append(o.Members, dbfile.Member{Name: m.Name, PeerURLs: []string{m.PeerURL}})
+	}
+	r.Progress.Start("prepare", 0)
+	done, err := dbfile.Prepare(ctx, r.spoolFile(plan.Run), o)
+	if err != nil {
+		return fmt.Errorf("prepare the database: %w", err)
+	}
+	result := &Prepared{Revision: done.OpenedRevision, ClusterID: hexID(done.ClusterID), MemberIDs: map[string]string{}, Keys: report.Keys}
+	for name, id := range done.MemberIDs {
+		result.MemberIDs[name] = hexID(id)
+	}
+	for id := range p.index.Leases() {
+		if !slices.Contains(d.DropLeases, id) {
+			result.Leases = append(result.Leases, id)
+		}
+	}
+	if result.SHA256, result.Size, err = hashFile(ctx, r.spoolFile(plan.Run)); err != nil {
+		return fmt.Errorf("read the prepared database: %w", err)
+	}
+	r.Progress.Done("prepare", fmt.Sprintf("opens at revision %d", result.Revision))
+	r.Progress.Start("predict", 0)
+	hash, err := r.Predict(ctx, r.spoolFile(plan.Run), result.Revision)
+	if err != nil {
+		return fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
+	}
+	result.Hash, result.HashCompactRev = hash.Hash, hash.CompactRevision
+	r.Progress.Done("predict", fmt.Sprintf("hash %08x", hash.Hash))
+	plan.Prepared = result
+	return nil
+}
+
+func hexID(id uint64) string { return fmt.Sprintf("%016x", id) }
+
+func hashFile(ctx context.Context, path string) (sum string, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err = io.Copy(h, reader{ctx, f, nil})
+	return hex.EncodeToString(h.Sum(nil)), size, err
+}
+
+func copyFile(ctx context.Context, dst *os.File, path string, progress func(int64)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(dst, reader{ctx, f, progress})
+	return err
+}
+
+// reader ends with its context and tells how much it read.
+type reader struct {
+	ctx      context.Context
+	r        io.Reader
+	progress func(int64)
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if err := context.Cause(r.ctx); err != nil {
+		return 0, err
+	}
+	n, err := r.r.Read(p)
+	if r.progress != nil && n > 0 {
+		r.progress(int64(n))
+	}
+	return n, err
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}

@@ -1,0 +1,428 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/storage/catalog"
+)
+
+// An execution is one process's work on a run.
+type execution struct {
+	*Restorer
+	plan    *Plan
+	begun   time.Time // of this command
+	resumed bool
+	p       *prepared // nil until it is needed, on a resumed run
+	waiting Waiting
+	states  map[string]State // as last inspected, with Verify
+
+	healthyAt time.Time
+	members   []ReportMember
+	proof     []Check
+	verdicts  []agents.Verdict
+	backup    string
+	raftTerm  uint64
+	partly    []string // what was not done beside a proven restore
+}
+
+// Run restores the cluster, or goes on with the unfinished restore that the hosts remember. The report is filled as far as the run came; the
+// error tells what is missing: [*Stopped] with what stands where and the next commands, [ErrAgents] and [ErrPartly] beside a complete
+// report, and before anything was changed [*ChecksError], [Refusal], [ErrNothingToRestore], [ErrLocked] or what the source gave.
+func (r *Restorer) Run(ctx context.Context) (Report, error) {
+	begun := r.Now()
+	last, err := r.Latest(ctx)
+	if err != nil {
+		last = nil // every host is out of reach: the checks say so together with all the rest
+	}
+	if last != nil && !last.Ended {
+		return r.resume(ctx, last, begun)
+	}
+	if r.Resume {
+		return Report{}, fmt.Errorf("--resume: cluster %s has no unfinished run to go on with", r.Cluster)
+	}
+	r.sweepSpool("")
+	plan, p, err := r.planRestore(ctx)
+	if err != nil {
+		return Report{}, errors.Join(err, r.removeSpool(plan.Run))
+	}
+	x := &execution{Restorer: r, plan: &plan, begun: begun, p: p}
+	return x.confirmed(ctx)
+}
+
+// confirmed puts the ordinary question and, if the answer is yes, does the plan.
+func (x *execution) confirmed(ctx context.Context) (Report, error) {
+	defer func() { x.p.close() }()
+	if x.Confirm != nil {
+		asked := x.Now()
+		yes, err := x.Confirm(ctx, *x.plan)
+		x.waiting.Person += x.Now().Sub(asked).Seconds()
+		if err == nil && !yes {
+			err = ErrDeclined
+		}
+		if err != nil {
+			return Report{}, errors.Join(err, x.removeSpool(x.plan.Run))
+		}
+	}
+	return x.execute(ctx)
+}
+
+// resume goes on with an unfinished run.
+func (r *Restorer) resume(ctx context.Context, last *HostRun, begun time.Time) (Report, error) {
+	plan := last.Plan
+	if plan.Kind == PlanRollback || plan.Abandoned ||
+		r.At != "" && r.At != plan.Request.At && r.At != plan.Source.ID || r.From != "" && r.From != plan.Request.From {
+		return Report{}, r.unfinished(last)
+	}
+	if err := r.adopt(plan); err != nil {
+		return Report{}, err
+	}
+	x := &execution{Restorer: r, plan: &plan, begun: begun, resumed: true}
+	defer func() { x.p.close() }()
+	return x.execute(ctx)
+}
+
+// adopt makes sure that the configuration is still the plan's.
+func (r *Restorer) adopt(plan Plan) error {
+	if plan.Format > PlanFormat {
+		return fmt.Errorf("run %s was planned by a newer requorum (format %d): go on with that version", plan.Run, plan.Format)
+	}
+	if len(r.Without) == 0 {
+		r.Without = plan.Without
+	}
+	var now []Member
+	for _, m := range r.targets() {
+		now = append(now, m.Member)
+	}
+	if !slices.Equal(now, plan.Members) {
+		return fmt.Errorf("run %s is unfinished, and the members of cluster %s are configured otherwise now than when it was planned: "+
+			"go on with the configuration and the --without of then, or undo it with them by %q", plan.Run, r.Cluster, r.command("rollback"))
+	}
+	return nil
+}
+
+// execute locks every member, does the steps that are not done, and reports.
+func (x *execution) execute(ctx context.Context) (Report, error) {
+	if err := x.lockAll(ctx); err != nil {
+		return Report{}, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var beats sync.WaitGroup
+	beats.Go(func() { x.beat(ctx, cancel) })
+	defer beats.Wait()
+	defer cancel(nil)
+	x.hold(ctx)
+
+	for i := range x.plan.Steps {
+		step := &x.plan.Steps[i]
+		if err := x.take(ctx, step); err != nil {
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+				err = fmt.Errorf("%w (%w)", cause, err)
+			}
+			cancel(nil)
+			beats.Wait()
+			return x.stopped(ctx, step.Kind, err)
+		}
+	}
+	return x.outcome()
+}
+
+// take does one step unless the hosts show that it is done.
+func (x *execution) take(ctx context.Context, step *Step) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	done, err := x.done(ctx, step)
+	if err != nil || done {
+		if done && step.Done.IsZero() {
+			step.Done = x.Now().UTC()
+		}
+		return err
+	}
+	begun := x.Now()
+	if step.Begun.IsZero() {
+		step.Begun = begun.UTC()
+	}
+	x.Progress.Start(string(step.Kind), 0)
+	detail, err := x.do(ctx, step)
+	step.Seconds += x.Now().Sub(begun).Seconds()
+	if err != nil {
+		return err
+	}
+	step.Done = x.Now().UTC()
+	x.Progress.Done(string(step.Kind), detail)
+	if step.Kind == StepEnd {
+		return nil
+	}
+	return x.record(ctx)
+}
+
+// do does one step.
+func (x *execution) do(ctx context.Context, step *Step) (detail string, err error) {
+	switch step.Kind {
+	case StepPrepare:
+		return "", x.prepareAgain(ctx)
+	case StepStage:
+		return x.stage(ctx)
+	case StepStop:
+		return "", x.stop(ctx, step)
+	case StepGate:
+		return "", x.gate(ctx)
+	case StepExchange:
+		return "", x.exchange(ctx, step)
+	case StepAllow:
+		return "", x.allow(ctx)
+	case StepStart:
+		return "", x.start(ctx, step)
+	case StepProve:
+		return x.prove(ctx)
+	case StepAgents:
+		return x.askAgents(ctx)
+	case StepBackup:
+		return x.firstBackup(ctx)
+	case StepRevert:
+		return "", x.revert(ctx, step)
+	case StepDiscard:
+		return "", x.applyAll(ctx, ActDiscard)
+	case StepEnd:
+		return "", x.end(ctx)
+	}
+	return "", fmt.Errorf("unknown step %q: the plan was made by another version of requorum", step.Kind)
+}
+
+// done judges by what the hosts show. Steps that change nothing, or that are not dear, are done again.
+func (x *execution) done(ctx context.Context, step *Step) (bool, error) {
+	switch step.Kind {
+	case StepPrepare, StepStage, StepStop, StepGate, StepExchange, StepAllow, StepStart, StepRevert:
+	default:
+		return false, nil
+	}
+	if err := x.see(ctx); err != nil {
+		return false, err
+	}
+	all := func(f func(State) bool) bool {
+		for _, s := range x.states {
+			if !f(s) {
+				return false
+			}
+		}
+		return true
+	}
+	isNew := func(s State) bool { return s.Place == PlaceNew }
+	staged := func(s State) bool {
+		return x.plan.Prepared != nil && (isNew(s) || s.Place == PlaceHalf || s.Staged == x.plan.Prepared.SHA256 && s.Intact)
+	}
+	if x.reverting() {
+		return x.revertDone(step.Kind, all), nil
+	}
+	switch step.Kind {
+	case StepPrepare:
+		return x.p != nil && x.plan.Prepared != nil || all(staged), nil
+	case StepStage:
+		return all(staged), nil
+	case StepStop, StepExchange:
+		return all(isNew), nil
+	case StepGate: // it was passed before the first exchange
+		return !all(func(s State) bool { return s.Place == PlaceOld }), nil
+	case StepAllow:
+		return all(func(s State) bool { return isNew(s) && !s.Inhibited }), nil
+	case StepStart:
+		return all(func(s State) bool { return s.Journal != nil && !s.Journal.Here.StartBegun.IsZero() && !s.Stopped() }), nil
+	}
+	return false, nil
+}
+
+// revertDone is done for a run whose old dirs return.
+func (x *execution) revertDone(kind StepKind, all func(func(State) bool) bool) bool {
+	switch kind {
+	case StepStop, StepRevert: // a member that was never exchanged may go on running
+		return all(func(s State) bool { return s.Journal != nil && s.Journal.Here.SwapBegun.IsZero() })
+	case StepAllow:
+		return all(func(s State) bool { return !s.Inhibited })
+	case StepStart:
+		return all(func(s State) bool { return s.Journal == nil || !s.Journal.Here.WasRunning || !s.Stopped() })
+	}
+	return false
+}
+
+// see inspects every member anew; one that cannot be is an error.
+func (x *execution) see(ctx context.Context) error {
+	states, errs, err := x.inspect(ctx, x.plan.Run, false, true)
+	if err == nil {
+		err = joinMap(errs)
+	}
+	if err != nil {
+		return err
+	}
+	x.states = states
+	return nil
+}
+
+// lockAll takes every member's lock, in the order of names so that two runs never hold half each.
+func (x *execution) lockAll(ctx context.Context) error {
+	targets := x.targets()
+	slices.SortFunc(targets, func(a, b Placed) int { return strings.Compare(a.Name, b.Name) })
+	for i, m := range targets {
+		req := x.request(ActLock, m)
+		req.Plan, req.TakeOver = x.plan, x.TakeOver
+		if _, err := m.On.Apply(ctx, req); err != nil {
+			x.releaseLocks(ctx, targets[:i])
+			var h *HostError
+			if errors.As(err, &h) && h.Code == HostLocked && h.Lock != nil {
+				return &LockedError{Member: m.Name, Lock: *h.Lock, Age: x.Now().Sub(h.Lock.Heartbeat), Dead: h.Dead}
+			}
+			return fmt.Errorf("lock: %w", err)
+		}
+	}
+	return nil
+}
+
+func (x *execution) request(a Action, m Placed) ApplyRequest {
+	return ApplyRequest{Action: a, Member: m.Member, Run: x.plan.Run, Owner: x.Owner}
+}
+
+// releaseLocks gives locks back so that the same command can go on from anywhere. What fails is only logged: a lock whose owner is gone does no harm.
+func (x *execution) releaseLocks(ctx context.Context, targets []Placed) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	_ = each(ctx, targets, func(ctx context.Context, _ int, m Placed) error {
+		if _, err := m.On.Apply(ctx, x.request(ActRelease, m)); err != nil {
+			x.Log.Warn("give the lock back", "member", m.Name, "error", err)
+		}
+		return nil
+	})
+}
+
+// beat renews the locks until ctx ends, and ends it when one was taken over.
+func (x *execution) beat(ctx context.Context, cancel context.CancelCauseFunc) {
+	ticker := time.NewTicker(Beat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		_ = each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+			_, err := m.On.Apply(ctx, x.request(ActBeat, m))
+			switch {
+			case isHost(err, HostLocked):
+				cancel(fmt.Errorf("another process took this run over: %w", err))
+			case err != nil && ctx.Err() == nil:
+				x.Log.Warn("renew the lock", "member", m.Name, "error", err)
+			}
+			return nil
+		})
+	}
+}
+
+// applyAll does one action on every member at once.
+func (x *execution) applyAll(ctx context.Context, a Action) error {
+	return each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+		_, err := m.On.Apply(ctx, x.request(a, m))
+		return err
+	})
+}
+
+// record saves the plan, with what has been done, on every host.
+func (x *execution) record(ctx context.Context) error {
+	err := each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+		req := x.request(ActRecord, m)
+		req.Plan = x.plan
+		_, err := m.On.Apply(ctx, req)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("save the plan: %w", err)
+	}
+	return nil
+}
+
+// hold keeps the stores from expiring anything. A store that cannot be reached is no reason to
+// leave a cluster down.
+func (x *execution) hold(ctx context.Context) {
+	err := x.Repository.CreateHold(ctx, catalog.Hold{Run: x.plan.Run, Cluster: x.Cluster, Started: x.plan.Started,
+		Owner: fmt.Sprintf("%s on %s, pid %d", x.Owner.User, x.Owner.Host, x.Owner.PID)})
+	if err != nil && ctx.Err() == nil {
+		x.note("backups are not held while this runs: %v", err)
+	}
+}
+
+func (x *execution) note(format string, args ...any) {
+	n := fmt.Sprintf(format, args...)
+	x.Log.Warn(n)
+	if !slices.Contains(x.plan.Notes, n) {
+		x.plan.Notes = append(x.plan.Notes, n)
+	}
+}
+
+// happened notes on a step what somebody else did meanwhile.
+func (x *execution) happened(step *Step, format string, args ...any) {
+	n := fmt.Sprintf(format, args...)
+	x.Progress.Say("%s", n)
+	step.Notes = append(step.Notes, n)
+}
+
+// prepareAgain makes the database of a resumed run anew, unless it is still in the spool.
+func (x *execution) prepareAgain(ctx context.Context) error {
+	if want := x.plan.Prepared; want != nil {
+		if sum, size, err := hashFile(ctx, x.spoolFile(x.plan.Run)); err == nil && sum == want.SHA256 && size == want.Size {
+			f, err := os.OpenFile(x.spoolFile(x.plan.Run), os.O_RDWR, 0)
+			if err != nil {
+				return fmt.Errorf("open the prepared database: %w", err)
+			}
+			x.p = &prepared{file: f}
+			return nil
+		}
+	}
+	src, err := x.sourceAgain(ctx)
+	if err != nil {
+		return err
+	}
+	p, report, err := x.fetch(ctx, x.plan.Run, src)
+	if err != nil {
+		return err
+	}
+	x.p = p
+	d, err := x.decide(x.plan, report.Index)
+	if err == nil {
+		err = agents.JoinRefusals(d.Refusals)
+	}
+	if err != nil {
+		return err
+	}
+	before := x.plan.Prepared
+	if err := x.edit(ctx, x.plan, p, report, d); err != nil {
+		return err
+	}
+	for name, s := range x.states {
+		if before != nil && before.SHA256 != x.plan.Prepared.SHA256 && s.Place != PlaceOld {
+			return fmt.Errorf("%s is on a database that cannot be made again byte for byte; undo this run", name)
+		}
+	}
+	return nil
+}
+
+// sourceAgain finds the plan's source.
+func (x *execution) sourceAgain(ctx context.Context) (*source, error) {
+	switch s := x.plan.Source; s.Kind {
+	case "file":
+		return fileSource(s.ID)
+	case "before":
+		return x.beforeSource(s.ID, s.Where)
+	}
+	known, err := x.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	again := *x.Restorer
+	again.At = x.plan.Source.ID
+	return again.chooseStored(ctx, known, strings.TrimPrefix(strings.TrimPrefix(x.plan.Request.From, "store"), ":"))
+}

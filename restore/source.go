@@ -1,0 +1,271 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/storage/catalog"
+)
+
+// A source is somewhere a database can come from, chosen but not yet fetched.
+type source struct {
+	Source
+	serverVersion string   // of the servers it was taken from, empty if unknown
+	trailer       bool     // the file must end with etcd's checksum
+	size          int64    // of the database in bytes, as far as known
+	members       []string // voting members of the cluster it was taken from, if known
+	// fetch writes the checked database to dst.
+	fetch func(ctx context.Context, dst *os.File, progress func(int64)) error
+}
+
+// recent is how young a backup of another line must be to make the choice a question.
+const recent = 7 * 24 * time.Hour
+
+// chooseSource picks what to restore: a file that --from names, else one of the stored backups. The error may join
+// [Refusal]s for a choice that only the operator can make.
+func (r *Restorer) chooseSource(ctx context.Context, known *known) (*source, error) {
+	kind, name, _ := strings.Cut(r.From, ":")
+	switch kind {
+	case "", "store":
+		return r.chooseStored(ctx, known, name)
+	case "file":
+		return fileSource(name)
+	}
+	return nil, fmt.Errorf("--from %s: expected store, store:NAME or file:PATH", r.From)
+}
+
+// fileSource is an etcd snapshot in a file.
+func fileSource(path string) (*source, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: --from file:%s: %w", ErrNothingToRestore, path, err)
+	}
+	return &source{
+		Source: Source{Kind: "file", ID: path, Where: path, Time: info.ModTime().UTC(), Note: "its time is when the file was written"},
+		size:   info.Size(),
+		fetch: func(ctx context.Context, dst *os.File, progress func(int64)) error {
+			return copyFile(ctx, dst, path, progress)
+		},
+	}, nil
+}
+
+// chooseStored picks a stored backup; store limits that to what the named store holds.
+func (r *Restorer) chooseStored(ctx context.Context, known *known, store string) (*source, error) {
+	snaps := known.snaps
+	if store != "" {
+		snaps = slices.DeleteFunc(slices.Clone(snaps), func(s catalog.Snapshot) bool { return !slices.Contains(s.Stores, store) })
+		for i := range snaps {
+			snaps[i] = snaps[i].In(store)
+		}
+	}
+	ref := r.At
+	if ref == "" {
+		ref = "latest"
+	}
+	snap, note, err := catalog.Find(known.lines, snaps, ref, r.Now())
+	if err != nil {
+		if errors.Is(err, ErrNothingToRestore) {
+			err = fmt.Errorf("%w\n  looked at: %s", err, known.lookedAt(store))
+		}
+		return nil, errors.Join(err, known.err)
+	}
+	m, err := r.Repository.Manifest(ctx, snap)
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest of backup %s: %w", snap.ID, err)
+	}
+	if snap.Failed() {
+		note = strings.TrimPrefix(note+"; its last verification failed", "; ")
+	}
+	src := &source{
+		Source: Source{Kind: "store", ID: snap.ID, Where: strings.Join(snap.Stores, ", "), Line: snap.Line, Revision: snap.Revision,
+			Time: snap.Time, Note: note, Candidates: candidates(known.lines, snaps, snap)},
+		size: m.Data.Bytes,
+		fetch: func(ctx context.Context, dst *os.File, progress func(int64)) error {
+			return r.Repository.Fetch(ctx, snap, m, dst, progress)
+		},
+	}
+	if m.Member != nil {
+		src.serverVersion = m.Member.ServerVersion
+	}
+	for _, member := range m.Members {
+		if !member.Learner {
+			src.members = append(src.members, member.Name)
+		}
+	}
+	src.trailer = m.Source != catalog.SourceImport
+	if r.At == "" {
+		if err := r.askChoice(ctx, known, snaps, snap, m); err != nil {
+			return nil, err
+		}
+	}
+	return src, nil
+}
+
+// askChoice refuses to choose silently between histories, or a backup that holds far less than the one before.
+func (r *Restorer) askChoice(ctx context.Context, known *known, snaps []catalog.Snapshot, chosen catalog.Snapshot, m catalog.Manifest) error {
+	imports := map[string]bool{}
+	opened := map[string]catalog.Line{}
+	for _, l := range known.lines {
+		imports[l.Line] = l.Source == catalog.LineImport
+		opened[l.Line] = l
+	}
+	var refusals []agents.Refusal
+	newest := map[string]catalog.Snapshot{}
+	var before *catalog.Snapshot
+	for _, s := range snaps {
+		switch {
+		case s.Failed() || imports[s.Line] || s.ID == chosen.ID:
+		case s.Line == chosen.Line:
+			if s.Revision <= chosen.Revision && s.Time.Before(chosen.Time) && (before == nil || s.Revision > before.Revision) {
+				before = &s
+			}
+		case s.Time.After(newest[s.Line].Time):
+			newest[s.Line] = s
+		}
+	}
+	for _, s := range newest {
+		// The line that a restore of ours left behind is no rival: its backups are older than the new line.
+		if line := opened[chosen.Line]; line.Run != "" && !s.Time.After(line.Time) {
+			continue
+		}
+		if r.Now().Sub(s.Time) > recent && chosen.Time.Sub(s.Time) > 0 {
+			continue
+		}
+		refusals = append(refusals, agents.Refusal{
+			What: fmt.Sprintf("two histories have recent backups: %s of %s (revision %d, line %s, the current one) and %s of %s (revision %d, line %s)",
+				chosen.ID, stamp(chosen.Time), chosen.Revision, chosen.Line, s.ID, stamp(s.Time), s.Revision, s.Line),
+			Risk: "the one that is not restored is lost, apart from its backups; they may also be two clusters under one name",
+			Flag: fmt.Sprintf("--at %s or --at %s", chosen.ID, s.ID),
+		})
+	}
+	if before != nil {
+		earlier, err := r.Repository.Manifest(ctx, *before)
+		if err == nil && m.Keys*2 < earlier.Keys {
+			refusals = append(refusals, agents.Refusal{
+				What: fmt.Sprintf("backup %s of %s holds %d keys, the one before it, %s of %s, held %d",
+					chosen.ID, stamp(chosen.Time), m.Keys, before.ID, stamp(before.Time), earlier.Keys),
+				Risk: "the newest backup may be of a cluster whose keys had been deleted by mistake; the older one lacks what was written since",
+				Flag: fmt.Sprintf("--at %s or --at %s", chosen.ID, before.ID),
+			})
+		}
+	}
+	return agents.JoinRefusals(refusals)
+}
+
+// candidates lists the best backups of each line, with what speaks against those passed over.
+func candidates(lines []catalog.Line, snaps []catalog.Snapshot, chosen catalog.Snapshot) []Candidate {
+	const most = 5
+	current, _ := catalog.Current(lines)
+	snaps = slices.Clone(snaps)
+	slices.SortStableFunc(snaps, func(a, b catalog.Snapshot) int { return b.Time.Compare(a.Time) })
+	var found []Candidate
+	for _, s := range snaps {
+		c := Candidate{Kind: "store", ID: s.ID, Line: s.Line, Revision: s.Revision, Time: s.Time, Chosen: s.ID == chosen.ID}
+		switch {
+		case c.Chosen:
+			c.Why = "chosen"
+		case s.Failed():
+			c.Why = "its last verification failed"
+		case s.Line != current.Line:
+			c.Why = "not of the current line"
+		case s.Revision < chosen.Revision:
+			c.Why = "older"
+		default:
+			c.Why = "newer than what was asked for"
+		}
+		if c.Chosen || len(found) < most {
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// known is everything that the stores say about the cluster.
+type known struct {
+	snaps []catalog.Snapshot
+	lines []catalog.Line
+	runs  []catalog.Run
+	err   error // of stores that did not answer, beside what the others say
+}
+
+// recordsFor is how far back records are read. Older revisions stand in backups, too.
+const recordsFor = 35 * 24 * time.Hour
+
+// look reads the stores. A store that is down is noted; that all are is found out when nothing can be chosen.
+func (r *Restorer) look(ctx context.Context) (*known, error) {
+	k := &known{}
+	var errs [3]error
+	k.snaps, errs[0] = r.Repository.Snapshots(ctx)
+	k.lines, errs[1] = r.Repository.Lines(ctx)
+	k.runs, errs[2] = r.Repository.Runs(ctx, r.Now().Add(-recordsFor))
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	k.err = errors.Join(errs[:]...)
+	return k, nil
+}
+
+func (k *known) lookedAt(store string) string {
+	s := fmt.Sprintf("%d backups in %d lines", len(k.snaps), len(k.lines))
+	if store != "" {
+		s += " of store " + store
+	}
+	if k.err != nil {
+		s += "; not every store answered: " + k.err.Error()
+	}
+	return s
+}
+
+// highest is the highest revision that was ever known, and where from.
+func (k *known) highest() (rev int64, from string) {
+	take := func(r int64, format string, args ...any) {
+		if r > rev {
+			rev, from = r, fmt.Sprintf(format, args...)
+		}
+	}
+	for _, s := range k.snaps {
+		take(s.Revision, "backup %s", s.ID)
+	}
+	for _, l := range k.lines {
+		take(l.FirstRevision, "line %s", l.Line)
+	}
+	for _, run := range k.runs {
+		if run.Seen != nil {
+			take(run.Seen.Revision, "record of run %s", run.ID)
+		}
+	}
+	return rev, from
+}
+
+// lastServed is the last moment that the stores know the cluster to have served.
+func (k *known) lastServed() Moment {
+	var m Moment
+	take := func(t time.Time, format string, args ...any) {
+		if t.After(m.Time) {
+			m = Moment{Time: t.UTC(), Basis: fmt.Sprintf(format, args...)}
+		}
+	}
+	imports := map[string]bool{}
+	for _, l := range k.lines {
+		imports[l.Line] = l.Source == catalog.LineImport
+	}
+	for _, s := range k.snaps {
+		if !imports[s.Line] {
+			take(s.Time, "backup %s", s.ID)
+		}
+	}
+	for _, run := range k.runs {
+		if run.Seen != nil {
+			take(run.Seen.Time, "record of run %s", run.ID)
+		}
+	}
+	return m
+}

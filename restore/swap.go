@@ -1,0 +1,175 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/requorum/requorum/agents"
+)
+
+const (
+	// intrusions is how often members that somebody else starts in the middle of a swap are stopped again.
+	intrusions = 3
+	// gateWait is how long agents that had answered before are waited for at the second gate.
+	gateWait = 60 * time.Second
+	gatePoll = time.Second
+)
+
+// stage builds every member beside its old dir, all from the one prepared database.
+func (x *execution) stage(ctx context.Context) (string, error) {
+	cluster := map[string][]string{}
+	for _, m := range x.plan.Members {
+		cluster[m.Name] = []string{m.PeerURL}
+	}
+	want := x.plan.Prepared
+	return bytes(want.Size) + " for each member", each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+		if s := x.states[m.Name]; s.Place != PlaceOld {
+			return nil
+		}
+		f, err := os.Open(x.spoolFile(x.plan.Run))
+		if err != nil {
+			return fmt.Errorf("open the prepared database: %w", err)
+		}
+		defer f.Close()
+		_, err = m.On.Stage(ctx, StageRequest{Member: m.Member, Run: x.plan.Run, Owner: x.Owner, InitialCluster: cluster,
+			Token: x.plan.Token, Size: want.Size, SHA256: want.SHA256},
+			io.Reader(reader{ctx, f, func(n int64) { x.Progress.Advance(string(StepStage), n) }}))
+		return err
+	})
+}
+
+// stop is the first barrier: no member runs, and none can be started by a service manager.
+func (x *execution) stop(ctx context.Context, step *Step) error {
+	var running []string
+	for range intrusions {
+		if err := x.applyAll(ctx, ActInhibit); err != nil {
+			return err
+		}
+		if err := x.applyAll(ctx, ActStop); err != nil {
+			return err
+		}
+		if err := x.see(ctx); err != nil {
+			return err
+		}
+		running = running[:0]
+		for _, name := range sortedKeys(x.states) {
+			if s := x.states[name]; !s.Stopped() || !s.Inhibited {
+				running = append(running, name)
+			}
+		}
+		if len(running) == 0 {
+			return nil
+		}
+		x.happened(step, "%v was started by somebody else after it had been stopped; it is stopped again", running)
+	}
+	return &HostError{Code: HostRunning, Member: running[0], What: fmt.Sprintf("somebody else started it again %d times", intrusions),
+		Advice: "find out who does, and run the same command again"}
+}
+
+// gate asks the agents while nobody can write any more: their answers are the baseline. Those that answered
+// at the first gate are waited for, since the database was prepared on their word.
+func (x *execution) gate(ctx context.Context) error {
+	begun := x.Now()
+	defer func() { x.waiting.Gate += x.Now().Sub(begun).Seconds() }()
+	deadline := time.NewTimer(gateWait)
+	defer deadline.Stop()
+	for {
+		answers, err := agents.Gate(ctx, x.Agents)
+		if err != nil {
+			return err
+		}
+		var lost []string
+		for _, name := range sortedKeys(answers) {
+			for _, program := range answers[name].Missing {
+				if !slices.Contains(x.plan.Gate[name].Missing, program) {
+					lost = append(lost, fmt.Sprintf("%s of %s", program, name))
+				}
+			}
+		}
+		if len(lost) == 0 {
+			x.plan.Gate = answers
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-deadline.C:
+			return fmt.Errorf("the gate: %v answered when the restore was planned and does not now, for %s; bring it back, or undo this run and plan anew without it", lost, gateWait)
+		case <-time.After(gatePoll):
+		}
+	}
+}
+
+// exchange is the second barrier: every member has its new dirs.
+func (x *execution) exchange(ctx context.Context, step *Step) error {
+	for range intrusions {
+		if err := x.see(ctx); err != nil {
+			return err
+		}
+		// Nothing is exchanged unless all of it can be.
+		for _, name := range sortedKeys(x.states) {
+			if s := x.states[name]; s.Place == PlaceOld && !s.Intact {
+				return &HostError{Code: HostNotStaged, Member: name, What: "what was staged is no longer whole: " + s.Detail,
+					Advice: "run the same command again: it stages anew"}
+			}
+		}
+		err := x.applyAll(ctx, ActExchange)
+		if !isHost(err, HostRunning) {
+			if err == nil {
+				err = x.removeSpool(x.plan.Run) // every member has it now
+			}
+			return err
+		}
+		x.happened(step, "somebody else started a member in the middle of the exchange (%v); it is stopped again", err)
+		if err := x.stop(ctx, step); err != nil {
+			return err
+		}
+	}
+	return errors.New("members are started by somebody else again and again while their dirs are exchanged; find out who does, and run the same command again")
+}
+
+func (x *execution) allow(ctx context.Context) error { return x.applyAll(ctx, ActAllow) }
+
+// start is the third barrier. Members that somebody else has started meanwhile run on their new dirs; that is noted.
+func (x *execution) start(ctx context.Context, step *Step) error {
+	if x.reverting() {
+		return x.startAgain(ctx)
+	}
+	for _, name := range sortedKeys(x.states) {
+		if s := x.states[name]; !s.Stopped() && (s.Active || len(s.Running) > 0) && s.Journal != nil && s.Journal.Here.StartBegun.IsZero() {
+			x.happened(step, "%s was started by somebody else before its turn; it runs on its new data dir", name)
+		}
+	}
+	return x.applyAll(ctx, ActStart)
+}
+
+// startAgain starts, after a revert, the members that ran when the run began: everything is as it was.
+func (x *execution) startAgain(ctx context.Context) error {
+	return each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+		if j := x.states[m.Name].Journal; j == nil || !j.Here.WasRunning {
+			return nil
+		}
+		_, err := m.On.Apply(ctx, x.request(ActStart, m))
+		return err
+	})
+}
+
+// revert undoes the exchange on every member: nothing of the new cluster has run.
+func (x *execution) revert(ctx context.Context, step *Step) error {
+	for range intrusions {
+		err := x.applyAll(ctx, ActRevert)
+		if !isHost(err, HostRunning) {
+			return err
+		}
+		x.happened(step, "somebody else started a member in the middle of the rollback (%v); it is stopped again", err)
+		if err := x.stop(ctx, step); err != nil {
+			return err
+		}
+	}
+	return errors.New("members are started by somebody else again and again while their dirs are put back; find out who does, and run the same command again")
+}
