@@ -42,6 +42,9 @@ func Parse(specs ...string) (Schedule, error) {
 }
 
 func parse(spec string) (cron.Schedule, error) {
+	if strings.TrimSpace(spec) == "" {
+		return nil, errors.New("a cron expression is empty")
+	}
 	zoned := spec
 	switch {
 	case strings.HasPrefix(spec, "TZ="), strings.HasPrefix(spec, "CRON_TZ="):
@@ -55,6 +58,12 @@ func parse(spec string) (cron.Schedule, error) {
 	t, err := cron.ParseStandard(zoned)
 	if err != nil {
 		return nil, fmt.Errorf("cron expression %q: %w", spec, err)
+	}
+	if every, rest, ok := strings.Cut(strings.TrimSpace(spec), " "); ok && every == "@every" {
+		// The library rounds what is too short, and what is negative, up to a second.
+		if d, err := time.ParseDuration(strings.TrimSpace(rest)); err == nil && d < time.Second {
+			return nil, fmt.Errorf("cron expression %q: shorter than a second", spec)
+		}
 	}
 	if t.Next(time.Unix(0, 0)).IsZero() {
 		return nil, fmt.Errorf("cron expression %q: it names a date that never comes", spec)

@@ -48,13 +48,14 @@ func TestNext(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	for spec, want := range map[string]string{
-		"":                    "expected exactly 5 fields",
+		"":                    "is empty",
 		"0 * * *":             "expected exactly 5 fields",
 		"61 * * * *":          "above maximum",
 		"CRON_TZ=Nowhere/X 0": "Nowhere/X",
 		"CRON_TZ=UTC":         "no schedule after it",
 		"0 0 30 2 *":          "never comes",
 		"@every soon":         "soon",
+		"@every -5m":          "shorter than a second",
 	} {
 		if _, err := Parse("@daily", spec); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one that says %q", spec, err, want)
