@@ -14,9 +14,9 @@ import (
 	"github.com/requorum/requorum/agents"
 )
 
-// lookTimeout bounds one look at the cluster, so that a member that hangs
-// costs one look and not the whole deadline.
-const lookTimeout = 5 * time.Second
+// lookTimeout bounds one look at the cluster, so that members that hang cost
+// one look and not the whole deadline.
+const lookTimeout = 15 * time.Second
 
 // Verify polls until the expected keys are registered anew and their leases
 // are renewed, or until the deadline of ctx: a context without one must be

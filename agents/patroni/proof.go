@@ -157,9 +157,9 @@ func (p *proof) idle() bool {
 	if then == nil {
 		return false
 	}
-	leader := string(p.now.scope.value("leader"))
+	leader := p.now.names[string(p.now.scope.value("leader"))]
 	for name, w := range p.now.names {
-		if w.lsn() != then.names[name].lsn() || w.lsn() != p.now.names[leader].lsn() {
+		if w.lsn() != then.names[name].lsn() || w.lsn() != leader.lsn() {
 			return false
 		}
 	}

@@ -31,7 +31,7 @@ type lock struct {
 // look takes a sample. An error means that etcd did not answer; agents that do
 // not are part of the sample.
 func (a *Scope) look(ctx context.Context, live agents.Live) (*sample, error) {
-	etcd, cancel := context.WithTimeout(ctx, askTimeout)
+	etcd, cancel := context.WithTimeout(ctx, 3*askTimeout) // a member may hang before another answers
 	defer cancel()
 	kvs, err := live.Get(etcd, a.dir)
 	if err != nil {
