@@ -18,7 +18,7 @@ func (r *Restorer) loginCheck(p *prepared, report dbfile.Report) Check {
 	if user == "" {
 		user, certificate = r.Credentials.CommonName, true
 	}
-	err := dbfile.CheckLogin(p.file.Name(), user, r.Credentials.Password, certificate)
+	err := dbfile.CheckLogin(p.path, user, r.Credentials.Password, certificate)
 	if err == nil {
 		c.Detail = fmt.Sprintf("user %s may log in to the restored cluster, with the root role", user)
 		return c

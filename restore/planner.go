@@ -20,8 +20,7 @@ func (r *Restorer) Plan(ctx context.Context) (Plan, error) {
 	if err := r.refuseUnfinished(ctx); err != nil {
 		return Plan{}, err
 	}
-	plan, p, err := r.planRestore(ctx)
-	p.close()
+	plan, _, err := r.planRestore(ctx)
 	return plan, errors.Join(err, r.removeSpool(plan.Run))
 }
 
@@ -135,16 +134,13 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	plan.Checks = append(plan.Checks, r.fileChecks(p, report)...)
 	d, err := r.decide(plan, report.Index)
 	if err != nil {
-		p.close()
 		return nil, err
 	}
 	refusals = append(refusals, d.Refusals...)
 	if err := against(plan.Checks, refusals); err != nil {
-		p.close()
 		return nil, err
 	}
 	if err := r.edit(ctx, plan, p, report, d); err != nil {
-		p.close()
 		return nil, err
 	}
 	plan.Checks = append(plan.Checks, Check{Name: "prediction", Status: CheckOK,

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/dbfile"
@@ -22,14 +23,8 @@ const Bump = 1_000_000_000
 
 // A prepared is the database of a run in the spool.
 type prepared struct {
-	file  *os.File
+	path  string
 	index *dbfile.Index // nil if it was found there from an earlier attempt
-}
-
-func (p *prepared) close() {
-	if p != nil && p.file != nil {
-		_ = p.file.Close() // it was only read
-	}
 }
 
 func (r *Restorer) spoolFile(run string) string {
@@ -44,26 +39,23 @@ func (r *Restorer) removeSpool(run string) error {
 	return nil
 }
 
-// sweepSpool removes what runs left that were killed and never went on: nobody holds their lock.
-func (r *Restorer) sweepSpool(except string) {
+// spoolAge is how old a database in the spool is, at least, that no run goes on with any more.
+const spoolAge = 24 * time.Hour
+
+// sweepSpool removes what runs left that were killed and never went on.
+func (r *Restorer) sweepSpool() {
 	files, err := filepath.Glob(filepath.Join(r.SpoolDir, "restore-*.db"))
 	if err != nil {
-		return // the pattern is constant but for the directory; nothing is swept then
+		return // the spool dir's own name is no pattern that Glob reads
 	}
 	for _, path := range files {
-		if path == r.spoolFile(except) {
+		info, err := os.Stat(path)
+		if err != nil || r.Now().Sub(info.ModTime()) < spoolAge {
 			continue
 		}
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			continue
+		if err := os.Remove(path); err != nil {
+			r.Log.Warn("sweep the spool", "file", path, "error", err)
 		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			if err := os.Remove(path); err != nil {
-				r.Log.Warn("sweep the spool", "file", path, "error", err)
-			}
-		}
-		_ = f.Close() // nothing was written
 	}
 }
 
@@ -75,9 +67,6 @@ func (r *Restorer) createSpool(run string) (*os.File, error) {
 	f, err := os.OpenFile(r.spoolFile(run), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make a file in the spool: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("spool file %s is in use by another process: %w", f.Name(), err), f.Close())
 	}
 	return f, nil
 }
@@ -105,7 +94,10 @@ func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepare
 		return fail(fmt.Errorf("check %s %s: %w", src.Kind, src.ID, err))
 	}
 	r.Progress.Done("check", fmt.Sprintf("revision %d, %d keys", report.Revision, report.Keys))
-	return &prepared{file: f, index: report.Index}, report, nil
+	if err := f.Close(); err != nil {
+		return fail(fmt.Errorf("close the database in the spool: %w", err))
+	}
+	return &prepared{path: f.Name(), index: report.Index}, report, nil
 }
 
 // decide says what becomes of the leased keys and what the agents want, and writes it into the plan.

@@ -33,7 +33,6 @@ func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 			return Report{}, err
 		}
 		x := &execution{Restorer: r, plan: &plan, begun: begun, resumed: true}
-		defer func() { x.p.close() }()
 		return x.execute(ctx)
 	case last.Ended && plan.at(StepRevert) != nil:
 		return Report{}, fmt.Errorf("run %s has been rolled back already", plan.Run)
@@ -124,8 +123,7 @@ func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, 
 		return Report{}, err
 	}
 	plan.Of, plan.Request = of.Run, Request{From: "before:" + of.Run}
-	fail := func(p *prepared, err error) (Report, error) {
-		p.close()
+	fail := func(err error) (Report, error) {
 		return Report{}, errors.Join(err, r.removeSpool(plan.Run))
 	}
 	replacing := *r // that the new cluster is healthy is what a rollback of it expects
@@ -139,12 +137,12 @@ func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, 
 		return src, r.askDiscard(plan.Discards, of)
 	})
 	if err != nil {
-		return fail(p, err)
+		return fail(err)
 	}
 	x := &execution{Restorer: r, plan: &plan, begun: begun, p: p}
 	if unfinished {
 		if err := r.supersede(ctx, of, x); err != nil {
-			return fail(p, err)
+			return fail(err)
 		}
 	}
 	return x.confirmed(ctx)

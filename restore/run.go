@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -48,7 +47,7 @@ func (r *Restorer) Run(ctx context.Context) (Report, error) {
 	if r.Resume {
 		return Report{}, fmt.Errorf("--resume: cluster %s has no unfinished run to go on with", r.Cluster)
 	}
-	r.sweepSpool("")
+	r.sweepSpool()
 	plan, p, err := r.planRestore(ctx)
 	if err != nil {
 		return Report{}, errors.Join(err, r.removeSpool(plan.Run))
@@ -59,7 +58,6 @@ func (r *Restorer) Run(ctx context.Context) (Report, error) {
 
 // confirmed puts the ordinary question and, if the answer is yes, does the plan.
 func (x *execution) confirmed(ctx context.Context) (Report, error) {
-	defer func() { x.p.close() }()
 	if x.Confirm != nil {
 		asked := x.Now()
 		yes, err := x.Confirm(ctx, *x.plan)
@@ -85,7 +83,6 @@ func (r *Restorer) resume(ctx context.Context, last *HostRun, begun time.Time) (
 		return Report{}, err
 	}
 	x := &execution{Restorer: r, plan: &plan, begun: begun, resumed: true}
-	defer func() { x.p.close() }()
 	return x.execute(ctx)
 }
 
@@ -374,11 +371,7 @@ func (x *execution) happened(step *Step, format string, args ...any) {
 func (x *execution) prepareAgain(ctx context.Context) error {
 	if want := x.plan.Prepared; want != nil {
 		if sum, size, err := hashFile(ctx, x.spoolFile(x.plan.Run)); err == nil && sum == want.SHA256 && size == want.Size {
-			f, err := os.OpenFile(x.spoolFile(x.plan.Run), os.O_RDWR, 0)
-			if err != nil {
-				return fmt.Errorf("open the prepared database: %w", err)
-			}
-			x.p = &prepared{file: f}
+			x.p = &prepared{path: x.spoolFile(x.plan.Run)}
 			return nil
 		}
 	}

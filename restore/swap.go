@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"time"
@@ -37,8 +36,10 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 		}
 		defer f.Close()
 		_, err = m.On.Stage(ctx, StageRequest{Member: m.Member, Run: x.plan.Run, Owner: x.Owner, InitialCluster: cluster,
-			Token: x.plan.Token, Size: want.Size, SHA256: want.SHA256},
-			io.Reader(reader{ctx, f, func(n int64) { x.Progress.Advance(string(StepStage), n) }}))
+			Token: x.plan.Token, Size: want.Size, SHA256: want.SHA256}, f) // a file, which a local host has the kernel copy
+		if err == nil {
+			x.Progress.Advance(string(StepStage), want.Size)
+		}
 		return err
 	})
 }
