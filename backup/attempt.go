@@ -153,7 +153,7 @@ func (up *upload) abandon(ctx context.Context, stop context.CancelCauseFunc) {
 
 // examine checks the spooled file and describes it.
 func (t *taking) examine(ctx context.Context, s *source, m cluster.MemberStatus, version string, file *os.File) (manifest catalog.Manifest, facts catalog.Facts, err error) {
-	report, err := t.check(ctx, file)
+	report, err := t.check(ctx, file, true)
 	if err != nil {
 		return manifest, facts, ofMember(ctx, fmt.Errorf("the database of %s: %w", m.Label(), err))
 	}
@@ -182,8 +182,8 @@ func (t *taking) examine(ctx context.Context, s *source, m cluster.MemberStatus,
 	return manifest, facts, ctx.Err()
 }
 
-// check checks the spooled file in a child process.
-func (t *taking) check(ctx context.Context, file *os.File) (dbfile.Report, error) {
+// check checks the spooled file in a child process. A stream has a trailer; a file of a member may have none.
+func (t *taking) check(ctx context.Context, file *os.File, trailer bool) (dbfile.Report, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return dbfile.Report{}, err
@@ -191,7 +191,7 @@ func (t *taking) check(ctx context.Context, file *os.File) (dbfile.Report, error
 	done := t.begin(StageCheck, info.Size())
 	var before int64
 	report, err := dbfile.CheckInChild(ctx, file, dbfile.CheckOptions{
-		Select: t.Agents.Select, TrailerRequired: true,
+		Select: t.Agents.Select, TrailerRequired: trailer,
 		Progress: func(now, _ int64) {
 			t.Progress.Advance(StageCheck, now-before)
 			before = now

@@ -70,26 +70,34 @@ type Result struct {
 // store allows. That also holds when ctx is cancelled. With ErrPartial the result is valid. ErrVerify and dbfile.CheckError are
 // verdicts on what the cluster gave; *cluster.Unusable says why no member could be asked.
 func Take(ctx context.Context, o TakeOptions) (Result, error) {
-	t := &taking{
-		TakeOptions: o,
-		seconds:     map[string]float64{},
-		run:         catalog.NewID(catalog.KindRun),
-	}
+	t := newTaking(o, "backup")
+	return t.finish(ctx, func() (Result, error) { return t.take(ctx) })
+}
+
+func newTaking(o TakeOptions, kind string) *taking {
+	t := &taking{TakeOptions: o, kind: kind, run: catalog.NewID(catalog.KindRun), seconds: map[string]float64{}}
 	t.Progress, t.Log, t.Now = orQuiet(o.Progress), orDiscard(o.Log), orNow(o.Now)
 	t.started = t.Now()
-	result, err := t.take(ctx)
+	return t
+}
+
+// finish does the work, leaves its record, and completes the result.
+func (t *taking) finish(ctx context.Context, work func() (Result, error)) (Result, error) {
+	result, err := work()
 	t.record(ctx, result, err)
-	if err == nil || errors.Is(err, ErrPartial) {
-		result.Seconds, result.Run = t.seconds, t.run
-		result.Warnings, result.Alerts = t.warnings, t.alerts
+	if err != nil && !errors.Is(err, ErrPartial) {
+		return Result{}, err
 	}
+	result.Seconds, result.Run = t.seconds, t.run
+	result.Warnings, result.Alerts = t.warnings, t.alerts
 	return result, err
 }
 
 // taking is one Take under way.
 type taking struct {
 	TakeOptions
-	run     string
+	kind    string // of the run
+	run     string // its id
 	started time.Time
 	seen    *catalog.Seen // the highest seen of the cluster
 
@@ -230,23 +238,10 @@ func (t *taking) record(ctx context.Context, result Result, err error) {
 		return // nothing was begun
 	}
 	run := catalog.Run{
-		ID: t.run, Kind: "backup", Outcome: "ok", Cluster: t.Cluster, Host: t.Host, User: t.User, Version: t.Version,
-		Started: t.started.UTC(), Ended: t.Now().UTC(), Seen: t.seen, Snapshot: result.ID,
+		ID: t.run, Kind: t.kind, Cluster: t.Cluster, Host: t.Host, User: t.User, Version: t.Version,
+		Started: t.started.UTC(), Seen: t.seen, Snapshot: result.ID,
 	}
-	switch {
-	case errors.Is(err, ErrPartial):
-		run.Outcome = "partly"
-	case err != nil && ctx.Err() != nil:
-		run.Outcome = "cancelled"
-	case err != nil:
-		run.Outcome = "failed"
-	}
-	if err != nil {
-		run.Error = err.Error()
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-	defer cancel()
-	if err := t.Repository.Record(ctx, run); err != nil {
+	if err := leaveRecord(ctx, t.Repository, run, t.Now(), err); err != nil {
 		t.warn("the record of this run is not in every store: %v", err)
 	}
 }
