@@ -63,14 +63,14 @@ func (e *Error) Error() string {
 		b.WriteString(" " + e.Key)
 	}
 	b.WriteString(" in " + e.Store)
-	switch {
-	case e.Kind == fs.ErrNotExist:
-		b.WriteString(": no such object")
-	case e.Kind != nil:
-		b.WriteString(": " + e.Kind.Error())
-	}
-	if e.Err != nil && e.Kind != fs.ErrNotExist {
-		b.WriteString(": " + e.Err.Error())
+	if errors.Is(e.Kind, fs.ErrNotExist) {
+		b.WriteString(": no such object") // there is nothing more to say
+	} else {
+		for _, err := range []error{e.Kind, e.Err} {
+			if err != nil {
+				b.WriteString(": " + err.Error())
+			}
+		}
 	}
 	if e.Advice != "" {
 		b.WriteString(" (" + e.Advice + ")")

@@ -26,7 +26,7 @@ func ParseURL(raw string) (*url.URL, error) {
 	case u.User != nil:
 		return nil, fmt.Errorf("store URL %q holds credentials: give them by the environment, a profile or the configuration file", u.Redacted())
 	case u.Opaque != "":
-		return nil, fmt.Errorf("store URL %q: two slashes are missing after %s:", u.Redacted(), u.Scheme)
+		return nil, fmt.Errorf("store URL %q: two slashes are missing after the scheme", u.Redacted())
 	case u.Fragment != "":
 		return nil, fmt.Errorf("store URL %q: a # must be written as %%23", u.Redacted())
 	}

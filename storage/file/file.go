@@ -180,7 +180,7 @@ func (s *Store) publish(whole, target string) error {
 		err := place(whole, target)
 		if errors.Is(err, fs.ErrNotExist) {
 			if _, err := os.Lstat(whole); err != nil {
-				return fmt.Errorf("the upload was taken away before it was done, by a sweep perhaps: %v", err)
+				return errors.New("the upload was taken away before it was done, by a sweep perhaps")
 			}
 			continue
 		}

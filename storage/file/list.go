@@ -20,7 +20,7 @@ import (
 func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		w := walk{s: s, prefix: prefix, after: after, yield: yield}
-		if err := w.dir(ctx, ""); err != nil && err != errStop {
+		if err := w.dir(ctx, ""); err != nil && !errors.Is(err, errStop) {
 			if ctx.Err() == nil {
 				err = s.fail("list", prefix, err)
 			}

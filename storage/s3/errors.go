@@ -84,7 +84,9 @@ func (s *Store) fail(ctx context.Context, op, key string, err error) error {
 	if errors.Is(err, storage.ErrKey) {
 		return e
 	}
-	if e.Kind, e.Advice = classify(err); e.Kind == storage.ErrRegion {
+	e.Kind = kindOf(err)
+	e.Advice = advise(e.Kind, err)
+	if errors.Is(e.Kind, storage.ErrRegion) {
 		if r, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && r.Response != nil {
 			if region := r.Response.Header.Get("X-Amz-Bucket-Region"); region != "" {
 				e.Advice = "set the region to " + region
@@ -124,7 +126,7 @@ var advice = map[error]string{
 	storage.ErrClock:         "set this machine's clock: timedatectl shows whether it is synchronised",
 	storage.ErrRegion:        "set region to the bucket's",
 	storage.ErrNoBucket:      "check the bucket's name, or create it",
-	storage.ErrDenied:        "check the policies of the user and of the bucket: putting needs s3:PutObject and s3:ListBucket, reading s3:GetObject, expiring s3:DeleteObject, s3:DeleteObjectVersion and s3:ListBucketVersions",
+	storage.ErrDenied:        "check the policies of the user and of the bucket: putting needs s3:PutObject, s3:AbortMultipartUpload and s3:ListBucket, reading s3:GetObject, expiring s3:DeleteObject, s3:DeleteObjectVersion and s3:ListBucketVersions",
 	storage.ErrFull:          "free some space there, or raise the quota",
 	storage.ErrArchived:      "restore it from the archive in the storage console, then try again",
 	storage.ErrCertificate:   "give the authority that signed it as ca",
@@ -132,14 +134,14 @@ var advice = map[error]string{
 	storage.ErrNoCredentials: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile, or give the machine a role",
 }
 
-func classify(err error) (kind error, try string) {
-	kind = kindOf(err)
-	try = advice[kind]
+func advise(kind, err error) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
-		try = "the server speaks plain HTTP there: write the endpoint with http://"
+		return "the server speaks plain HTTP there: write the endpoint with http://"
 	}
-	return kind, try
+	return advice[kind]
 }
+
+// kindOf is the class of an error of the SDK, or nil if it has none.
 
 func kindOf(err error) error {
 	name, st := code(err), status(err)

@@ -222,3 +222,38 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("stored: %q", got)
 	}
 }
+
+// The probe meets what a Put would meet, where a Put would meet it, and leaves nothing.
+func TestProbe(t *testing.T) {
+	server := storagetest.StartS3(t, storagetest.S3Options{})
+	o := options(server, server.Bucket(t))
+	o.Prefix = "team/etcd"
+	var asked []string
+	s := adjusted(t, o, through(func(next s3.HTTPClient, r *http.Request) (*http.Response, error) {
+		asked = append(asked, step(r)+" "+r.URL.Path)
+		return next.Do(r)
+	}))
+	if err := storage.Probe(t.Context(), storage.Retry(storage.Prefix(s, o.Prefix), storage.RetryOptions{})); err != nil {
+		t.Error(err)
+	}
+	for _, request := range asked {
+		if !strings.HasSuffix(request, "/team/etcd/"+storage.ProbeKey) {
+			t.Errorf("probed outside the prefix: %s", request)
+		}
+	}
+	if len(asked) == 0 {
+		t.Error("nothing was asked")
+	}
+	clean(t, s)
+
+	reader := o
+	reader.AccessKeyID, reader.SecretAccessKey = server.User(t, o.Bucket, "s3:GetObject", "s3:ListBucket")
+	if err := storage.Probe(t.Context(), opened(t, reader)); !errors.Is(err, storage.ErrDenied) {
+		t.Errorf("a user who may only read: %v, want ErrDenied", err)
+	}
+	o.Bucket = "no-such-bucket"
+	if err := storage.Probe(t.Context(), opened(t, o)); !errors.Is(err, storage.ErrNoBucket) {
+		t.Errorf("no bucket: %v, want ErrNoBucket", err)
+	}
+	clean(t, s)
+}

@@ -115,8 +115,8 @@ func TestLostAnswerAndRival(t *testing.T) {
 		if !bytes.Equal(storagetest.Get(t, rival, "k", 0), storagetest.Bytes(size, 99)) {
 			t.Errorf("%d bytes: the rival's object was overwritten", size)
 		}
-		for u := range rival.Unfinished(t.Context(), "") {
-			t.Errorf("%d bytes: left %+v", size, u)
+		for u, err := range rival.Unfinished(t.Context(), "") {
+			t.Errorf("%d bytes: left %+v, %v", size, u, err)
 		}
 	}
 }
@@ -306,8 +306,8 @@ func TestLesserServers(t *testing.T) {
 					t.Errorf("confirm: %q, %v", how, err)
 				}
 			}
-			for u := range s.Unfinished(t.Context(), "") {
-				t.Errorf("left %+v", u)
+			for u, err := range s.Unfinished(t.Context(), "") {
+				t.Errorf("left %+v, %v", u, err)
 			}
 		})
 	}
