@@ -48,8 +48,8 @@ type Options struct {
 	// Predict starts an etcd once, in a child process, on a copy of a prepared database and returns the HashKV that it computes at
 	// revision rev. It must not change the file.
 	Predict func(ctx context.Context, db string, rev int64) (dbfile.HashKV, error) // needed
-	// Backup takes a first backup of the new line and returns its id; nil takes none.
-	Backup func(ctx context.Context) (id string, err error)
+	// Backup takes a first backup of the new line, on behalf of run, and returns its id; nil takes none.
+	Backup func(ctx context.Context, run string) (id string, err error)
 	// Confirm puts the ordinary question, with the plan; nil means yes.
 	Confirm func(ctx context.Context, plan Plan) (bool, error)
 

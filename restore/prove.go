@@ -215,7 +215,7 @@ func (x *execution) firstBackup(ctx context.Context) (string, error) {
 	if err := x.openLine(ctx); err != nil {
 		x.partly = append(x.partly, fmt.Sprintf("the new line could not be opened in every store: %v", err))
 	}
-	id, err := x.Backup(ctx)
+	id, err := x.Backup(ctx, x.plan.Run)
 	if cause := context.Cause(ctx); cause != nil {
 		return "", cause
 	}
