@@ -176,9 +176,13 @@ func (f finder) latest() (Snapshot, string, error) {
 	f.byTime()
 	s, other, ok := f.pick(func(s Snapshot) bool { return s.Line != f.current && !f.imports[s.Line] })
 	if !ok {
-		return Snapshot{}, "", nothing("there is no good backup of this cluster%s", because(join2(note, other)))
+		return Snapshot{}, "", nothing("there is no good backup of this cluster%s", because(joinNotes(note, other)))
 	}
-	return s, join2(fmt.Sprintf("the current line %s has no good backup: this one is of line %s", f.current, s.Line), note, other), nil
+	which := fmt.Sprintf("the current line %s has no good backup: this one is of line %s", f.current, s.Line)
+	if f.current == "" {
+		which = fmt.Sprintf("no line is known to be current: this is the youngest, of line %s", s.Line)
+	}
+	return s, joinNotes(which, note, other), nil
 }
 
 func (f *finder) byTime() {
@@ -186,7 +190,7 @@ func (f *finder) byTime() {
 	slices.SortStableFunc(f.snaps, func(a, b Snapshot) int { return b.Time.Compare(a.Time) })
 }
 
-func join2(notes ...string) string {
+func joinNotes(notes ...string) string {
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
 }
 
@@ -200,7 +204,7 @@ func (f finder) revision(ref string) (Snapshot, string, error) {
 		return Snapshot{}, "", nothing("no good backup of line %s is at or below revision %d%s", f.current, revision, because(note))
 	}
 	if off := revision - s.Revision; off > 0 {
-		note = join2(fmt.Sprintf("it is %d revisions before the one asked for", off), note)
+		note = joinNotes(fmt.Sprintf("it is %d revisions before the one asked for", off), note)
 	}
 	return s, note, nil
 }
@@ -263,7 +267,7 @@ func (f finder) moment(ref string) (Snapshot, string, error) {
 		if !ok {
 			return Snapshot{}, "", nothing("no good backup is at or before %s%s", moment.UTC().Format(time.RFC3339), because(note))
 		}
-		note = join2(fmt.Sprintf("it is of line %s, before the current line %s", s.Line, f.current), other)
+		note = joinNotes(fmt.Sprintf("it is of line %s, before the current line %s", s.Line, f.current), other)
 	}
-	return s, join2(fmt.Sprintf("taken %s before the moment asked for", Age(moment.Sub(s.Time))), note), nil
+	return s, joinNotes(fmt.Sprintf("taken %s before the moment asked for", Age(moment.Sub(s.Time))), note), nil
 }
