@@ -121,9 +121,12 @@ type Options struct {
 	// AcceptUnverified names the scopes that are restored although nobody can
 	// tell whether that is safe for them.
 	AcceptUnverified []string
-	// Baselines are the answers of the gate by Configured.Name; an agent that
-	// was not asked is absent.
+	// Baselines are the answers of the gate by Configured.Name, as [Gate]
+	// returns them; nil before it was asked.
 	Baselines map[string]Baseline
+	// Baseline is the one of the agent whose Edits are asked for, nil if there
+	// is none. [Ghosts] sets it.
+	Baseline *Baseline
 }
 
 // Values of Options.PatroniSync.
@@ -148,7 +151,7 @@ type Edit struct {
 
 // Baseline is what the gate learned about one agent.
 type Baseline struct {
-	Agent   string          `json:"agent"`             // Configured.Name
+	Agent   string          `json:"agent"`             // Configured.Name; [Gate] sets it
 	Missing []string        `json:"missing,omitempty"` // expected programs that did not answer
 	Detail  string          `json:"detail,omitempty"`  // a sentence for a person; "" nothing to say
 	Data    json.RawMessage `json:"data,omitempty"`    // what the kind remembers for Verify

@@ -129,7 +129,11 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 func (d *Decision) ask(kv Reader, configured []Configured, opt Options) (map[string]Edit, error) {
 	decided := map[string]Edit{}
 	for _, c := range configured {
-		edits, err := c.Agent.Edits(kv, opt)
+		own := opt
+		if b, asked := opt.Baselines[c.Name]; asked {
+			own.Baseline = &b
+		}
+		edits, err := c.Agent.Edits(kv, own)
 		refusals, err := SplitRefusals(err)
 		if err != nil {
 			return nil, fmt.Errorf("what to restore of agent %s: %w", c.Name, err)

@@ -9,8 +9,8 @@ import (
 	"github.com/requorum/requorum/agents"
 )
 
-// treatment decides about the keys of one scope. The table is the one of
-// docs: leased keys and failover go, sync is the operator's when it matters,
+// treatment decides about the keys of one scope, whether it is configured or
+// not: registrations and failover go, sync is the operator's when it matters,
 // all else stays.
 type treatment struct {
 	*scope

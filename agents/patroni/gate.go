@@ -63,7 +63,7 @@ func parseBaseline(b agents.Baseline) (baseline, error) {
 		return known, nil
 	}
 	if err := json.Unmarshal(b.Data, &known); err != nil {
-		return known, fmt.Errorf("the gate's answers of %s: %w", b.Agent, err)
+		return known, fmt.Errorf("read the gate's answers: %w", err)
 	}
 	return known, nil
 }
@@ -103,9 +103,9 @@ func (a *Scope) isCalled(name string) bool {
 // baseline stays incomplete.
 func (a *Scope) Gate(ctx context.Context) (agents.Baseline, error) {
 	if len(a.rest) == 0 {
-		return agents.Baseline{Agent: a.Name(), Detail: "no rest is configured: nobody to ask, so loss stays unknown"}, nil
+		return agents.Baseline{Detail: "no rest is configured: nobody to ask, so loss stays unknown"}, nil
 	}
-	base := agents.Baseline{Agent: a.Name()}
+	var base agents.Baseline
 	known := baseline{Complete: true}
 	var said []string
 	for _, w := range a.ask(ctx) {

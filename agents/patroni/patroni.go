@@ -84,10 +84,6 @@ func New(opt Options) (*Scope, error) {
 	return s, nil
 }
 
-// Name is the name to configure the agent by: Options.Baselines is read under
-// it.
-func (a *Scope) Name() string { return "patroni " + strings.TrimSuffix(a.dir, "/") }
-
 // Discover returns the REST base URLs that the members of a scope had
 // registered in kv, for a configuration that names none.
 func Discover(kv agents.Reader, namespace, name string) []string {
@@ -125,12 +121,15 @@ func (a *Scope) Edits(kv agents.Reader, opt agents.Options) ([]agents.Edit, erro
 	if s.empty() {
 		return nil, nil
 	}
-	base, asked := opt.Baselines[a.Name()]
+	var base agents.Baseline
+	if opt.Baseline != nil {
+		base = *opt.Baseline
+	}
 	known, err := parseBaseline(base)
 	if err != nil {
 		return nil, err
 	}
-	incomplete := len(base.Missing) > 0 || !asked || len(a.rest) == 0
+	incomplete := len(base.Missing) > 0 || opt.Baseline == nil || len(a.rest) == 0
 	t := &treatment{scope: s, opt: opt, pause: opt.OpenPaused && incomplete, running: known.Agents}
 	t.decide()
 	if len(base.Missing) > 0 && !opt.OpenPaused {

@@ -29,7 +29,7 @@ func baselineOf(t *testing.T, missing []string, known baseline) agents.Baseline 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return agents.Baseline{Agent: "patroni /service/main", Missing: missing, Data: data}
+	return agents.Baseline{Missing: missing, Data: data}
 }
 
 func TestPlan(t *testing.T) {
@@ -37,7 +37,7 @@ func TestPlan(t *testing.T) {
 	const named = `{"leader":"db1","sync_standby":"db2,db3"}`
 	base := func() *agentstest.Backup { return running(agentstest.NewBackup(), dir, 1) }
 	rest := []string{"http://10.0.1.1:8008", "http://10.0.1.2:8008"}
-	name := "patroni /service/main"
+	const name = "patroni main"
 	both := []standing{{URL: rest[0], Name: "db1", SystemID: sysID}, {URL: rest[1], SystemID: sysID}}
 	tests := []struct {
 		name       string
@@ -85,7 +85,7 @@ func TestPlan(t *testing.T) {
 			own := newScopeAgent(t, Options{REST: rest})
 			configured := []agents.Configured{{Name: "patroni", Kind: "patroni", Agent: NewUnconfigured()}}
 			if test.configured {
-				configured = []agents.Configured{{Name: own.Name(), Kind: "patroni", Agent: own}, {Name: "patroni", Kind: "patroni", Agent: NewUnconfigured(own)}}
+				configured = []agents.Configured{{Name: name, Kind: "patroni", Agent: own}, {Name: "patroni", Kind: "patroni", Agent: NewUnconfigured(own)}}
 			}
 			d, err := agents.Ghosts(test.kv, configured, test.opt)
 			if err != nil {
