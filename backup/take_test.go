@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,8 +31,6 @@ func TestMain(m *testing.M) {
 	takeChild()
 	os.Exit(m.Run())
 }
-
-func takeChild() {}
 
 // A bed is a cluster with a repository.
 type bed struct {
@@ -310,5 +307,3 @@ func TestTakeEveryVersion(t *testing.T) {
 		})
 	}
 }
-
-var _ = fmt.Sprint

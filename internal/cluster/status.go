@@ -124,7 +124,7 @@ func (c *Client) Status(ctx context.Context) ([]MemberStatus, error) {
 	for i := range out {
 		out[i].Name = names[out[i].MemberID]
 	}
-	return out, ctx.Err()
+	return out, context.Cause(ctx)
 }
 
 // each runs f for every endpoint at once and waits for all.
