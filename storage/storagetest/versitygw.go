@@ -48,9 +48,12 @@ type S3Server struct {
 
 // StartS3 runs a server until the test ends: versitygw, a gateway in front of a directory, with credentials, checksums,
 // conditions, versions and locks that behave like the real ones. Its binary is built once for all tests of this user, which takes a
-// few minutes, and kept in the cache of test programs.
+// few minutes, and kept in the cache of test programs. With -short the test is skipped.
 func StartS3(t testing.TB, o S3Options) S3Server {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts an S3 server")
+	}
 	binary := etcdtest.Binary(t, "versitygw", etcdtest.VersityGW)
 	dir := t.TempDir()
 	s := S3Server{Region: "us-east-1", AccessKey: "requorumtest", SecretKey: "requorumtestsecret", Data: filepath.Join(dir, "data"), binary: binary, buckets: new(atomic.Int64)}
