@@ -50,7 +50,8 @@ vet:
 	$(GO) vet ./...
 
 bench: packages servers build ## speed and memory against etcdctl and etcdutl in the same run
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 120m -p 1 ./...
+	$(GO) test -run '^$$' -bench . -timeout 30m -p 1 ./internal/seal ./internal/dbfile ./storage/s3
+	$(GO) test -run '^$$' -bench . -timeout 120m ./e2e/bench
 
 fuzz: ## every fuzz target for a moment (FUZZTIME=10s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \

@@ -1,0 +1,135 @@
+package bench
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"filippo.io/age"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/storage/storagetest"
+)
+
+// memoryTarget bounds what all processes of a backup take together.
+const memoryTarget = 200 << 20
+
+// A bucket is an S3 server with a bucket, and the key that backups in it are encrypted to.
+type bucket struct {
+	server   storagetest.S3Server
+	name     string
+	identity *age.X25519Identity
+	spool    string
+}
+
+func newBucket(b *testing.B) bucket {
+	b.Helper()
+	server := storagetest.StartS3(b, storagetest.S3Options{})
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return bucket{server, server.Bucket(b), identity, filepath.Join(workDir(b), "spool")}
+}
+
+// backup is a command that takes a backup of the cluster into the bucket.
+func (to bucket) backup(b *testing.B, servers *etcdtest.Cluster, wrap ...string) *task {
+	b.Helper()
+	t := command(b, append(wrap, requorum(b), "backup", "dcs", "-q", "-o", "json", "--endpoints", servers.Endpoints()[0],
+		"--store", to.server.URL(to.name), "--recipient", to.identity.Recipient().String(), "--spool-dir", to.spool)...)
+	t.Env = append(os.Environ(), to.server.Environ()...)
+	return t
+}
+
+// taken is what a backup says of itself.
+type taken struct {
+	ID      string
+	Keys    int64
+	Seconds map[string]float64
+	Data    struct {
+		Bytes       int64
+		StoredBytes int64 `json:"stored_bytes"`
+	}
+}
+
+func (e execution) taken(b *testing.B) (t taken) {
+	b.Helper()
+	if err := json.Unmarshal(e.stdout, &t); err != nil {
+		b.Fatalf("read what requorum backup printed: %v\n%s", err, e.stdout)
+	}
+	return t
+}
+
+// save is the bare command: the database to disk, and nothing else.
+func save(b *testing.B, servers *etcdtest.Cluster, path string, wrap ...string) *task {
+	b.Helper()
+	return command(b, append(wrap, etcdctl(b), "--endpoints", servers.Endpoints()[0], "--command-timeout=10m", "snapshot", "save", path)...)
+}
+
+// BenchmarkBackup compares a whole backup - checked, hashed, compressed, encrypted, stored - with etcdctl snapshot save to disk,
+// and watches the memory of all its processes.
+func BenchmarkBackup(b *testing.B) {
+	s := readSettings(b)
+	type point struct {
+		database
+		contents
+		peak int64
+	}
+	var points []point
+	for _, d := range []database{{s.of(0.3e9), 2000}, {s.of(1.5e9), 2000}, {s.of(1.5e9), 256}} {
+		b.Run(d.String(), func(b *testing.B) {
+			servers, holds := d.start(b)
+			to := newBucket(b)
+			path := filepath.Join(workDir(b), "snapshot")
+			c := comparison{what: "backup of " + d.String() + ": " + holds.String(), oursIs: "requorum backup", baseIs: "etcdctl snapshot save", unit: "s", target: 1.3, stretch: 1.05}
+			var peak int64
+			var stored, raw int64
+			var oursCPU, baseCPU series
+			stages := map[string]series{}
+			c.compare(s.pairs, func() float64 {
+				settle(b)
+				t := to.backup(b, servers)
+				t.watch = true
+				e := t.run(b)
+				if done := e.taken(b); done.Keys != holds.Keys {
+					b.Fatalf("the backup holds %d keys, and the database %d", done.Keys, holds.Keys)
+				} else {
+					stored, raw = done.Data.StoredBytes, done.Data.Bytes
+					for stage, seconds := range done.Seconds {
+						stages[stage] = append(stages[stage], seconds)
+					}
+				}
+				peak = max(peak, e.peak)
+				oursCPU = append(oursCPU, e.cpu)
+				return e.seconds
+			}, func() float64 {
+				settle(b)
+				e := save(b, servers, path).run(b)
+				baseCPU = append(baseCPU, e.cpu)
+				if err := os.Remove(path); err != nil {
+					b.Fatal(err)
+				}
+				return e.seconds
+			})
+			c.remark("%-26s %.0f MiB (RssAnon + RssShmem of all processes); target 200 MiB: %s", "peak memory", float64(peak)/(1<<20), met(peak <= memoryTarget))
+			c.remark("%-26s %.0f MB as %.0f MB, compressed and encrypted", "stored", float64(raw)/1e6, float64(stored)/1e6)
+			c.remark("%-26s requorum %s, etcdctl %s", "processor time", oursCPU.text("s"), baseCPU.text("s"))
+			for _, stage := range slices.Sorted(maps.Keys(stages)) {
+				c.remark("  %-24s %s", stage, stages[stage].text("s"))
+			}
+			c.report(b)
+			b.ReportMetric(float64(peak)/(1<<20), "MiB-peak")
+			b.ReportMetric(float64(holds.Keys), "keys")
+			points = append(points, point{d, holds, peak})
+		})
+	}
+	if len(points) == 3 {
+		few, many := points[1], points[2]
+		millions := float64(many.Keys-few.Keys) / 1e6
+		say("\nmemory grows by %.1f MiB per million keys (%v to %v keys in databases of the same size)",
+			float64(many.peak-few.peak)/(1<<20)/millions, few.Keys, many.Keys)
+	}
+}
