@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/requorum/requorum/internal/progress"
+	"github.com/requorum/requorum/storage/catalog"
+)
+
+// streams are where a command reads and writes: data on out, prose and progress
+// on err.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// app is what every command shares: the global flags and what follows from them.
+type app struct {
+	streams
+	configFile string
+	output     string // table or json
+	quiet      bool
+	verbose    bool
+}
+
+func (a *app) json() bool { return a.output == "json" }
+
+// log is for what happens on the way; it goes to stderr.
+func (a *app) log() *slog.Logger {
+	level := slog.LevelWarn
+	switch {
+	case a.quiet:
+		level = slog.LevelError
+	case a.verbose:
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+}
+
+// progress shows the stages of long work: a bar on a terminal, a line per stage
+// otherwise, nothing with -q.
+func (a *app) progress() *progress.Reporter {
+	if a.quiet {
+		return progress.New(io.Discard, false)
+	}
+	return progress.New(a.err, isTerminal(a.err))
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// say writes a line of prose.
+func (a *app) say(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.err, format+"\n", args...)
+	}
+}
+
+// printJSON writes v as one indented JSON document on stdout.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// table writes rows in columns on stdout.
+func (a *app) table(header []string, rows [][]string) error {
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
+		for i, cell := range row {
+			if i > 0 {
+				fmt.Fprint(w, "\t")
+			}
+			fmt.Fprint(w, cell)
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
+}
+
+// report tells an error to a person, and to a script that asked for JSON.
+func (a *app) report(ctx context.Context, err error) {
+	var s signalled
+	if errors.As(context.Cause(ctx), &s) {
+		fmt.Fprintf(a.err, "requorum: %v: %v\n", s, err)
+	} else {
+		fmt.Fprintf(a.err, "requorum: %v\n", err)
+	}
+	advice := adviceFor(err)
+	if advice != "" {
+		fmt.Fprintf(a.err, "  %s\n", advice)
+	}
+	if a.json() {
+		_ = a.printJSON(map[string]any{"error": map[string]any{
+			"what": err.Error(), "where": whereOf(err), "advice": advice, "code": exitCode(err, 0)}})
+	}
+}
+
+// now is the clock of commands that people run; schedules have one that can be injected.
+func now() time.Time { return time.Now() }
+
+// ageOf says how long before now t was, in the units a person would use.
+func ageOf(now, t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return catalog.Age(now.Sub(t))
+}
+
+// size says n bytes in the unit a person would use.
+func size(n int64) string {
+	const unit = 1000
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, exp := float64(n)/unit, 0
+	for f >= unit && exp < 4 {
+		f, exp = f/unit, exp+1
+	}
+	return fmt.Sprintf("%.1f %cB", f, "kMGTP"[exp])
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/requorum/requorum/storage/catalog"
+)
+
+func newCopyCommand(a *app) *cobra.Command {
+	var to string
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "copy CLUSTER --to STORE",
+		Short: "Bring every backup to another store",
+		Long: `Copies the backups that STORE does not hold, the stored bytes as they are: checked against the manifest on the
+way, never decrypted, the manifest last. Interrupted, the same command goes on.`,
+		Args: exactArgs("CLUSTER"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.copy(cmd.Context(), args[0], to, dryRun) },
+	}
+	cmd.Flags().StringVar(&to, "to", "", "the `STORE`, by its name in the configuration")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be copied")
+	return cmd
+}
+
+func (a *app) copy(ctx context.Context, name, to string, dryRun bool) error {
+	t, err := a.target(name)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(t.cluster.Stores, to) {
+		return usage("--to %q: the stores of cluster %s are %s", to, t.cluster.Name, strings.Join(t.cluster.Stores, ", "))
+	}
+	repo, err := t.repository(ctx)
+	if err != nil {
+		return err
+	}
+	snaps, err := repo.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	missing := slices.DeleteFunc(snaps, func(s catalog.Snapshot) bool { return s.Failed() || slices.Contains(s.Stores, to) })
+	copied := []string{}
+	var failed []error
+	reporter := a.progress()
+	defer reporter.Close()
+	for _, s := range missing {
+		if dryRun {
+			reporter.Say("would copy %s of %s, %s, from %s", s.ID, s.Time.Format(catalog.TimeLayout), size(s.StoredBytes), strings.Join(s.Stores, ", "))
+			continue
+		}
+		reporter.Start(s.ID, s.StoredBytes)
+		if err := repo.Copy(ctx, s, to, func(n int64) { reporter.Advance(s.ID, n) }); err != nil {
+			reporter.Done(s.ID, "not copied")
+			failed = append(failed, fmt.Errorf("copy %s to %s: %w", s.ID, to, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
+		}
+		reporter.Done(s.ID, "copied to "+to)
+		copied = append(copied, s.ID)
+	}
+	if a.json() {
+		if err := a.printJSON(map[string]any{"to": to, "copied": copied, "missing": len(missing) - len(copied)}); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(a.out, "%d of %d backups that %s lacked were copied\n", len(copied), len(missing), to)
+	}
+	err = errors.Join(failed...)
+	if err != nil && len(copied) > 0 {
+		fmt.Fprintf(a.err, "requorum: %v\n", err)
+		return codeError{exitPartly}
+	}
+	return err
+}

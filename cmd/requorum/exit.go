@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/backup"
+	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/dbfile"
+	"github.com/requorum/requorum/internal/seal"
+	"github.com/requorum/requorum/restore"
+	"github.com/requorum/requorum/storage"
+	"github.com/requorum/requorum/storage/catalog"
+	"github.com/requorum/requorum/storage/repository"
+)
+
+// The exit codes; the help text of the root command says them too.
+const (
+	exitOK        = 0
+	exitError     = 1
+	exitUsage     = 2
+	exitPartly    = 3
+	exitNothing   = 10
+	exitLocked    = 11
+	exitDecrypt   = 12
+	exitVerify    = 13
+	exitRefused   = 14
+	exitAgents    = 15
+	exitInterrupt = 128 + int(syscall.SIGINT)
+	exitTerminate = 128 + int(syscall.SIGTERM)
+)
+
+// errReported ends a command whose outcome has been shown already.
+var errReported = errors.New("reported")
+
+// codeError gives an outcome that has been shown an exit code of its own.
+type codeError struct{ code int }
+
+func (e codeError) Error() string        { return "reported" }
+func (e codeError) Is(target error) bool { return target == errReported }
+
+// exitCode maps what a command returned, and the signal that came meanwhile, to
+// the process's exit code. A run that was finished in spite of a signal is ok.
+func exitCode(err error, caught syscall.Signal) int {
+	var own codeError
+	var usageErr usageError
+	var problems config.Problems
+	var problem config.Problem
+	var refusal agents.Refusal
+	var check *dbfile.CheckError
+	switch {
+	case err == nil:
+		return exitOK
+	case caught == syscall.SIGINT:
+		return exitInterrupt
+	case caught == syscall.SIGTERM:
+		return exitTerminate
+	case errors.As(err, &own):
+		return own.code
+	case errors.As(err, &usageErr), errors.As(err, &problems), errors.As(err, &problem), errors.Is(err, config.ErrNoFile):
+		return exitUsage
+	case errors.Is(err, catalog.ErrNothingToRestore), errors.Is(err, restore.ErrNothingToRestore):
+		return exitNothing
+	case errors.Is(err, restore.ErrLocked):
+		return exitLocked
+	case errors.As(err, &refusal), errors.Is(err, backup.ErrHeld):
+		return exitRefused
+	case errors.Is(err, seal.ErrCannotDecrypt):
+		return exitDecrypt
+	case errors.Is(err, repository.ErrVerify), errors.Is(err, seal.ErrDamaged), errors.As(err, &check):
+		return exitVerify
+	case errors.Is(err, restore.ErrAgents):
+		return exitAgents
+	case errors.Is(err, backup.ErrPartial):
+		return exitPartly
+	}
+	return exitError
+}
+
+// whereOf names the thing that an error is about, for scripts; "" if unknown.
+func whereOf(err error) string {
+	var problem config.Problem
+	var store *storage.Error
+	switch {
+	case errors.As(err, &problem):
+		return problem.Key
+	case errors.As(err, &store):
+		return store.Store
+	}
+	return ""
+}
+
+// adviceFor adds what to try where the error itself cannot know the command line.
+func adviceFor(err error) string {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, errReported):
+		return ""
+	case errors.Is(err, seal.ErrCannotDecrypt):
+		return "give the key that fits as identity_file in the configuration, or --identity-file FILE"
+	case errors.Is(err, restore.ErrNothingToRestore), errors.Is(err, catalog.ErrNothingToRestore):
+		return "requorum list shows what there is; a snapshot file from elsewhere can be brought in with requorum import"
+	}
+	return ""
+}

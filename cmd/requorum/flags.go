@@ -1,0 +1,84 @@
+package main
+
+import (
+	"os"
+	"os/user"
+
+	"github.com/spf13/cobra"
+
+	"github.com/requorum/requorum/internal/config"
+)
+
+// sourceFlags stand for a configuration where there is no file.
+type sourceFlags struct {
+	endpoints    []string
+	stores       []string
+	path         string
+	ca, crt, key string
+	serverName   string
+	username     string
+	passwordFile string
+	recipients   []string
+	identity     string
+	spoolDir     string
+	tmpfs        bool
+}
+
+func (f *sourceFlags) addStores(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.stores, "store", nil, "without a configuration: `URL` of a store, s3://bucket/prefix?region=… or file:///path; may be repeated")
+	flags.StringVar(&f.path, "path", "", "`PATH` in the store (default the cluster's name)")
+	flags.StringVar(&f.identity, "identity-file", "", "age identity `FILE` to decrypt with")
+	flags.StringVar(&f.spoolDir, "spool-dir", "", "`DIR` for whole databases in plain text")
+	flags.BoolVar(&f.tmpfs, "allow-tmpfs-spool", false, "let the spool directory be in memory")
+}
+
+func (f *sourceFlags) addEndpoints(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.endpoints, "endpoints", nil, "without a configuration: client `URLS` of the members")
+	flags.StringVar(&f.ca, "ca", "", "`FILE` of the authority that signed the members' certificates")
+	flags.StringVar(&f.crt, "cert", "", "client certificate `FILE`")
+	flags.StringVar(&f.key, "key", "", "client key `FILE`")
+	flags.StringVar(&f.serverName, "server-name", "", "`NAME` that the members' certificates are for, if not the endpoints' own")
+	flags.StringVar(&f.username, "username", "", "etcd `USER`")
+	flags.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the user's password")
+	flags.StringArrayVar(&f.recipients, "recipient", nil, "age `RECIPIENT` to encrypt to; may be repeated")
+}
+
+func (f *sourceFlags) given() bool { return len(f.stores) > 0 || len(f.endpoints) > 0 }
+
+// config is what the flags say.
+func (f *sourceFlags) config(name string) (*config.Config, error) {
+	return config.FromFlags(config.Flags{Cluster: name, Endpoints: f.endpoints, Stores: f.stores, Path: f.path,
+		TLS: config.TLS{CA: config.File(f.ca), Cert: config.File(f.crt), Key: config.File(f.key), ServerName: f.serverName}, Username: f.username,
+		PasswordFile: f.passwordFile, Recipients: f.recipients, IdentityFile: f.identity, SpoolDir: f.spoolDir, AllowTmpfsSpool: f.tmpfs})
+}
+
+// targetOr is the cluster of the flags if there are any, else that of the
+// configuration.
+func (a *app) targetOr(f *sourceFlags, name string) (*target, error) {
+	if !f.given() {
+		return a.target(name)
+	}
+	cfg, err := f.config(name)
+	if err != nil {
+		return nil, err
+	}
+	return a.targetIn(cfg, name)
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return name
+}
+
+func username() string {
+	u, err := user.Current()
+	if err != nil {
+		return "unknown"
+	}
+	return u.Username
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/requorum/requorum/restore"
+	"github.com/requorum/requorum/storage/catalog"
+)
+
+// runsOf is what runs says of one cluster.
+type runsOf struct {
+	Cluster    string           `json:"cluster"`
+	Unfinished *restore.HostRun `json:"unfinished"` // as the hosts remember it
+	Runs       []catalog.Run    `json:"runs"`       // as the stores remember them, oldest first
+}
+
+func newRunsCommand(a *app) *cobra.Command {
+	var since string
+	cmd := &cobra.Command{
+		Use:   "runs [CLUSTER]",
+		Short: "Past and unfinished runs",
+		Args:  maxArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.runs(cmd.Context(), args, since) },
+	}
+	cmd.Flags().StringVar(&since, "since", "30d ago", "a `MOMENT`: RFC 3339 with zone, or such as 2h ago")
+	return cmd
+}
+
+func (a *app) runs(ctx context.Context, args []string, since string) error {
+	from, err := catalog.ParseMoment(since, time.Now())
+	if err != nil {
+		return usage("--since: %v", err)
+	}
+	targets, err := a.targets(&sourceFlags{}, args)
+	if err != nil {
+		return err
+	}
+	all := []runsOf{}
+	for _, t := range targets {
+		repo, err := t.repository(ctx)
+		if err != nil {
+			return err
+		}
+		of := runsOf{Cluster: t.cluster.Name}
+		if of.Runs, err = repo.Runs(ctx, from); err != nil {
+			a.say("warning: runs of %s: %v", t.cluster.Name, err)
+		}
+		if of.Runs == nil {
+			of.Runs = []catalog.Run{}
+		}
+		if t.restorable() {
+			r, err := t.restorer(ctx, restoreFlags{})
+			if err != nil {
+				return err
+			}
+			last, err := r.Latest(ctx)
+			if err != nil {
+				a.say("warning: what the hosts of %s remember: %v", t.cluster.Name, err)
+			}
+			if last != nil && !last.Ended {
+				of.Unfinished = last
+			}
+		}
+		all = append(all, of)
+	}
+	if a.json() {
+		return a.printJSON(all)
+	}
+	var rows [][]string
+	for _, of := range all {
+		for _, r := range of.Runs {
+			took := "-"
+			if !r.Ended.IsZero() {
+				took = r.Ended.Sub(r.Started).Round(100 * time.Millisecond).String()
+			}
+			what := r.Snapshot
+			if r.Error != "" {
+				what = shorten(r.Error, 80)
+			}
+			rows = append(rows, []string{of.Cluster, r.ID, r.Kind, r.Outcome, r.Started.Format(time.RFC3339), took, r.Host, what})
+		}
+		if u := of.Unfinished; u != nil {
+			rows = append(rows, []string{of.Cluster, u.Plan.Run, string(u.Plan.Kind), "UNFINISHED", u.Plan.Started.Format(time.RFC3339), "-", u.Plan.Members[0].Host, u.Plan.Source.ID})
+		}
+	}
+	if len(rows) == 0 {
+		a.say("no runs since %s", from.Format(time.RFC3339))
+	}
+	return a.table([]string{"CLUSTER", "RUN", "KIND", "OUTCOME", "STARTED", "TOOK", "HOST", "WHAT"}, rows)
+}
