@@ -274,7 +274,6 @@ func previous(snaps []catalog.Snapshot, line string) (best catalog.Snapshot, ok 
 
 // commit waits for the data to be stored, stores the facts, has all of it confirmed, opens the line and makes the backup exist.
 func (t *taking) commit(ctx context.Context, s *source, up *upload, manifest catalog.Manifest, facts catalog.Facts) (catalog.Manifest, error) {
-	report := manifest
 	<-up.done
 	if up.err != nil {
 		return manifest, up.err
@@ -295,12 +294,13 @@ func (t *taking) commit(ctx context.Context, s *source, up *upload, manifest cat
 			return manifest, err
 		}
 	}
-	manifest, err := up.Commit(ctx, report)
+	manifest.Warnings = t.warnings
+	committed, err := up.Commit(ctx, manifest)
 	if err != nil {
 		return manifest, err
 	}
 	up.exists = true
-	return manifest, nil
+	return committed, nil
 }
 
 // openLine writes the line's object where the backup is about to be, and wherever else it can be written.

@@ -11,10 +11,12 @@ import (
 	"github.com/requorum/requorum/storage/catalog"
 )
 
-// How long a follower may take to reach the revision of the backup, and how often it is asked.
+// How long a follower may take to reach the revision of the backup, how often it is asked, and how long it may hash: at some 1.3 s
+// per GB, the largest databases that etcd supports take a fraction of that.
 const (
 	proveWait  = 10 * time.Second
 	proveEvery = 250 * time.Millisecond
+	proveLimit = 5 * time.Minute
 )
 
 // Prove compares the hash computed from a database file with the one that a follower of the running cluster gives at the same
@@ -30,7 +32,9 @@ func Prove(ctx context.Context, client *cluster.Client, members []cluster.Member
 		return proof, nil
 	}
 	proof.Where = "member " + asked.Label()
-	hash, err := hashAt(ctx, client, asked.Endpoint, file.Revision)
+	asking, cancel := context.WithTimeout(ctx, proveLimit)
+	defer cancel()
+	hash, err := hashAt(asking, client, asked.Endpoint, file.Revision)
 	switch {
 	case errors.Is(err, cluster.ErrCompacted):
 		proof.Detail = fmt.Sprintf("not comparable: %s has compacted revision %d since", asked.Label(), file.Revision)
