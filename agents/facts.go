@@ -2,6 +2,7 @@ package agents
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -14,19 +15,22 @@ const valueBytes = 200
 
 // Facts is what a backup remembers about agents: the leased keys of kv by
 // prefix, with the agent that decides about them at a restore, and what each
-// agent observes.
+// agent observes. An agent that fails costs its own observation and is named in
+// the error beside the rest.
 func Facts(ctx context.Context, kv Reader, configured []Configured) (catalog.Facts, error) {
 	facts := catalog.Facts{Format: catalog.Format, Leased: []catalog.LeasedPrefix{}, Agents: []catalog.AgentFacts{}}
+	var failed []error
 	for _, c := range configured {
 		data, err := c.Agent.Observe(ctx, kv)
 		if err != nil {
-			return catalog.Facts{}, fmt.Errorf("observe agent %s: %w", c.Name, err)
+			failed = append(failed, fmt.Errorf("observe agent %s: %w", c.Name, err))
+			continue
 		}
 		facts.Agents = append(facts.Agents, catalog.AgentFacts{Name: c.Name, Kind: c.Kind, Data: data})
 	}
 	decided, err := new(Decision).ask(kv, configured, Options{})
 	if err != nil {
-		return catalog.Facts{}, err
+		failed = append(failed, err)
 	}
 	all := newGrouping()
 	for k := range kv.Keys("") {
@@ -54,5 +58,5 @@ func Facts(ctx context.Context, kv Reader, configured []Configured) (catalog.Fac
 		}
 		facts.Leased = append(facts.Leased, p)
 	}
-	return facts, nil
+	return facts, errors.Join(failed...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -222,7 +223,7 @@ func (t *target) policy() (catalog.Policy, bool) {
 		Monthly: r.Monthly, Yearly: r.Yearly, Minimum: r.Minimum, OldLines: time.Duration(r.OldLines)}, true
 }
 
-// facts is what a backup keeps of the agents.
+// facts is how a backup learns of the agents. What a restore would ask about leased keys of no agent is said early.
 func (t *target) facts() (backup.Agents, error) {
 	configured, _, err := t.agents()
 	if err != nil {
@@ -230,10 +231,16 @@ func (t *target) facts() (backup.Agents, error) {
 	}
 	return backup.Agents{
 		Select: selection(configured),
-		Observe: func(ctx context.Context, kv backup.KeyReader) ([]catalog.AgentFacts, error) {
+		Facts: func(ctx context.Context, kv backup.KeyReader) (catalog.Facts, []string, error) {
 			facts, err := agents.Facts(ctx, kv, configured)
-			return facts.Agents, err
+			decision, ghostErr := agents.Ghosts(kv, configured, agents.Options{KeepPrefixes: prefixes(t.cluster.KeepLeased)})
+			var early []string
+			for _, r := range decision.Refusals {
+				if strings.Contains(r.Flag, "--keep-leased") {
+					early = append(early, "a restore will ask: "+r.What+" (agents or keep_leased in the configuration answer that now)")
+				}
+			}
+			return facts, early, errors.Join(err, ghostErr)
 		},
-		KeepLeased: prefixes(t.cluster.KeepLeased),
 	}, nil
 }
