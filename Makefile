@@ -49,7 +49,7 @@ fmt:
 vet:
 	$(GO) vet ./...
 
-bench: packages servers build ## speed and memory against etcdctl and etcdutl in the same run
+bench: packages servers build ## speed and memory against etcdctl and etcdutl in the same run (REQUORUM_BENCH_QUICK=1)
 	$(GO) test -run '^$$' -bench . -timeout 30m -p 1 ./internal/seal ./internal/dbfile ./storage/s3
 	$(GO) test -run '^$$' -bench . -timeout 120m ./e2e/bench
 
