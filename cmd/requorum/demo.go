@@ -254,7 +254,8 @@ func (d *demo) aftermath(ctx context.Context, names []string) error {
 	err := d.until(ctx, "another leader", func(ctx context.Context) (bool, error) {
 		var err error
 		owner, err = demoOwner(ctx, d.client)
-		return owner != "" && owner != names[0], err
+		agent := d.team.agent(owner) // that knows it leads: a busy machine may tell it late
+		return agent != nil && owner != names[0] && agent.leads.Load(), err
 	})
 	if err != nil {
 		return err

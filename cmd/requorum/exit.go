@@ -73,7 +73,7 @@ func exitCode(err error, caught syscall.Signal) int {
 		return exitVerify
 	case errors.Is(err, restore.ErrAgents):
 		return exitAgents
-	case errors.Is(err, backup.ErrPartial):
+	case errors.Is(err, backup.ErrPartial), errors.Is(err, restore.ErrPartly):
 		return exitPartly
 	}
 	return exitError

@@ -25,6 +25,7 @@ func newRunsCommand(a *app) *cobra.Command {
 		Args:  maxArgs(1),
 		RunE:  func(cmd *cobra.Command, args []string) error { return a.runs(cmd.Context(), args, since) },
 	}
+	cmd.AddCommand(newPruneCommand(a))
 	cmd.Flags().StringVar(&since, "since", "30d ago", "a `MOMENT`: RFC 3339 with zone, or such as 2h ago")
 	return cmd
 }
