@@ -2,7 +2,6 @@ package dbfile
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -101,7 +100,7 @@ func checkIn(ctx context.Context, role string, f *os.File, o CheckOptions) (Repo
 	if err != nil {
 		return Report{}, err
 	}
-	started, listened, ended := make(chan error), make(chan struct{}), make(chan error, 1)
+	started, listened, ended := make(chan error), make(chan struct{}), make(chan struct{})
 	go func() {
 		// The kernel ends the child together with the thread that started it, so that thread stays until then.
 		runtime.LockOSThread()
@@ -110,7 +109,8 @@ func checkIn(ctx context.Context, role string, f *os.File, o CheckOptions) (Repo
 		started <- err
 		if err == nil {
 			<-listened
-			ended <- cmd.Wait()
+			_ = cmd.Wait() // cmd.ProcessState tells the same
+			close(ended)
 		}
 	}()
 	if err := <-started; err != nil {
@@ -118,11 +118,11 @@ func checkIn(ctx context.Context, role string, f *os.File, o CheckOptions) (Repo
 	}
 	h := hearing{options: o, total: info.Size(), alive: func() { watchdog.Reset(stall) }}
 	err = h.listen(answers)
-	if err != nil {
-		kill(err) // after a verdict it has nothing more to say
+	if !errors.Is(err, io.EOF) {
+		kill(nil) // it has nothing more to say
 	}
 	close(listened)
-	exit := <-ended
+	<-ended
 
 	var verdict *CheckError
 	switch {
@@ -135,7 +135,7 @@ func checkIn(ctx context.Context, role string, f *os.File, o CheckOptions) (Repo
 	case errors.Is(context.Cause(killable), errStalled):
 		return Report{}, &CheckError{Stage: StageCrash, During: h.stage, Err: context.Cause(killable)}
 	}
-	return Report{}, &CheckError{Stage: StageCrash, During: h.stage, Err: fmt.Errorf("the checking process died: %w%s", cmp.Or(exit, err), words.String())}
+	return Report{}, &CheckError{Stage: StageCrash, During: h.stage, Err: fmt.Errorf("the checking process ended (%s) without a verdict: %w%s", cmd.ProcessState, err, words.String())}
 }
 
 // hearing is what the parent has heard.

@@ -162,15 +162,16 @@ func (g page) element(i int) (key, value []byte, child uint64) {
 		pos, ksize := native.Uint32(e), native.Uint32(e[4:])
 		return e[pos:][:ksize:ksize], nil, native.Uint64(e[8:])
 	}
-	pos, ksize, vsize := native.Uint32(e[4:]), native.Uint32(e[8:]), native.Uint32(e[12:])
-	kv := e[pos:][:ksize+vsize]
+	ksize := native.Uint32(e[8:])
+	kv := g.row(i)
 	return kv[:ksize:ksize], kv[ksize:], 0
 }
 
 // row is element i of a leaf page as its key and, right behind it, its value.
 func (g page) row(i int) []byte {
 	e := g.b[pageHeaderSize+i*elementSize:]
-	return e[native.Uint32(e[4:]):][:native.Uint32(e[8:])+native.Uint32(e[12:])]
+	pos, ksize, vsize := native.Uint32(e[4:]), native.Uint32(e[8:]), native.Uint32(e[12:])
+	return e[pos:][:int(ksize)+int(vsize)]
 }
 
 func (g page) isBucket(i int) bool {

@@ -103,7 +103,7 @@ func TestDeathIsNoticed(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("the death is not noticed")
 	}
-	if err := p.Err(); err == nil || !strings.Contains(err.Error(), "signal: killed") || !strings.Contains(err.Error(), "ready to serve client requests") {
+	if err := p.Err(); err == nil || !strings.Contains(err.Error(), "signal: killed") || !strings.Contains(err.Error(), `{"level":"info"`) {
 		t.Errorf("Err() = %v, want the signal and the end of the log", err)
 	}
 
