@@ -52,7 +52,7 @@ func Seal(w io.Writer, to []age.Recipient) (io.WriteCloser, error) {
 	}
 	var err error
 	s.compressed, err = zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(window),
-		zstd.WithEncoderConcurrency(workers), zstd.WithConcurrentBlocks(true), zstd.WithZeroFrames(true))
+		zstd.WithEncoderConcurrency(workers), zstd.WithConcurrentBlocks(true), zstd.WithAllLitEntropyCompression(true), zstd.WithZeroFrames(true))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
