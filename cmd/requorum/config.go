@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -143,8 +142,9 @@ func probeStore(ctx context.Context, cfg *config.Config, name string, st *config
 		p.What = err.Error()
 		var e *storage.Error
 		if errors.As(err, &e) {
-			p.Advice = e.Advice
-			p.What = strings.TrimSuffix(p.What, "; "+e.Advice)
+			plain := *e
+			plain.Advice = ""
+			p.What, p.Advice = plain.Error(), e.Advice
 		}
 		return []config.Problem{p}
 	}

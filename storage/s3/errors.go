@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -40,6 +41,9 @@ func status(err error) int {
 func brief(err error) error {
 	api, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
+		if sent, ok := errors.AsType[*url.Error](err); ok { // no answer came: what failed is below the request
+			return &answer{sent.Err.Error(), err}
+		}
 		if op, ok := errors.AsType[*smithy.OperationError](err); ok {
 			return op.Err
 		}
