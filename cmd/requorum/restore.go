@@ -324,10 +324,6 @@ func (t *target) restored(report restore.Report, err error) error {
 	} else {
 		t.showReport(report)
 	}
-	if err == nil && len(report.Without) > 0 {
-		t.say("left out: %s", strings.Join(report.Without, ", "))
-		return codeError{exitPartly}
-	}
 	return err
 }
 
