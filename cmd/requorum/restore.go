@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/requorum/requorum/agents"
-	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/progress"
 	"github.com/requorum/requorum/restore"
@@ -41,7 +40,6 @@ type restoreFlags struct {
 	dropLeased       []string
 	acceptUnverified []string
 	agentDeadline    time.Duration
-	noBackup         bool
 
 	reporter *progress.Reporter // instead of the command's own
 }
@@ -110,7 +108,6 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.dropLeased, "drop-leased", nil, "leased keys below `PREFIX` are registrations and go; may be repeated")
 	flags.StringArrayVar(&f.acceptUnverified, "accept-unverified", nil, "open the Patroni `SCOPE` although nobody can tell whether that is safe; may be repeated")
 	flags.DurationVar(&f.agentDeadline, "agent-deadline", 0, "how long to wait for the agents (default the longest deadline of the configured ones)")
-	flags.BoolVar(&f.noBackup, "no-backup", false, "take no backup of the restored cluster at the end")
 }
 
 // restorer is the restore that the configuration and the answers describe.
@@ -141,7 +138,7 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		AgentOptions: agents.Options{KeepPrefixes: prefixes(t.cluster.KeepLeased), KeepLeased: f.keepLeased, DropLeased: f.dropLeased,
 			PatroniSync: f.patroniSync, OpenPaused: f.openPaused, AcceptUnverified: f.acceptUnverified},
 		Owner: owner(), Repository: repo,
-		Connect:     func(endpoints []string) (*cluster.Client, error) { return t.dialTo(endpoints) },
+		Connect:     t.dialTo,
 		Credentials: restore.Credentials{Username: conn.Username, Password: conn.Password, CommonName: commonName(conn.TLS)},
 		Predict:     predict,
 		SpoolDir:    string(t.cfg.SpoolDir), Command: t.command(), Version: version, Progress: reporter, Log: t.log(),
@@ -154,11 +151,9 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 			o.AgentDeadline = max(o.AgentDeadline, d)
 		}
 	}
-	if !f.noBackup {
-		o.Backup = func(ctx context.Context, run string) (string, error) {
-			result, err := t.take(ctx, repo, takeFlags{run: run}, reporter)
-			return result.ID, err
-		}
+	o.Backup = func(ctx context.Context, run string) (string, error) {
+		result, err := t.take(ctx, repo, takeFlags{run: run}, reporter)
+		return result.ID, err
 	}
 	if !f.yes {
 		o.Confirm = t.confirm

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -176,6 +177,9 @@ func (t *target) agents() ([]agents.Configured, map[string]time.Duration, error)
 	deadlines := make(map[string]time.Duration)
 	for _, c := range t.cluster.Agents {
 		one := agents.Configured{Name: c.Kind() + " " + c.Name(), Kind: c.Kind()}
+		if c.Patroni != nil { // one scope's name may stand in two namespaces
+			one.Name = c.Kind() + " " + path.Join(c.Patroni.Namespace, c.Patroni.Scope)
+		}
 		switch {
 		case c.Leased != nil:
 			agent, err := leased.New(leased.Options{Prefix: string(c.Leased.Prefix), Count: c.Leased.Count, Expect: c.Leased.Expect})
