@@ -324,8 +324,7 @@ func (t *taking) openLine(ctx context.Context, line catalog.Line, store string) 
 
 // storeErrors lists what went wrong by store.
 func storeErrors(err error) (list []*repository.StoreError) {
-	switch e := err.(type) {
-	case nil:
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself
 	case *repository.StoreError:
 		list = append(list, e)
 	case interface{ Unwrap() []error }:

@@ -207,8 +207,8 @@ func TestStores(t *testing.T) {
 		if !errors.Is(err, backup.ErrPartial) || len(r.Stores) != 1 || r.Stores[0] != "offsite" {
 			t.Errorf("stores %q, %v; want offsite alone and ErrPartial", r.Stores, err)
 		}
-		for o := range first.List(t.Context(), "dcs/snapshots/", "") {
-			t.Errorf("what was cut off is visible: %s", o.Key)
+		for o, err := range first.List(t.Context(), "dcs/snapshots/", "") {
+			t.Errorf("what was cut off is visible: %s, %v", o.Key, err)
 		}
 		b.fetch(t, r.Manifest)
 	})
