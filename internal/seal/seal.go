@@ -37,6 +37,9 @@ var (
 	// ErrDamaged means that the bytes are not what Seal made: cut off, altered, followed by others, or of another
 	// kind altogether.
 	ErrDamaged = errors.New("not what was sealed")
+
+	// ErrOtherKind is the ErrDamaged of what is encrypted and should be plain, or the other way round.
+	ErrOtherKind = fmt.Errorf("%w", ErrDamaged)
 )
 
 // Seal returns a writer whose compressed and, if there are recipients, encrypted contents go to w. Nothing is whole before
@@ -93,9 +96,9 @@ func Open(r io.Reader, ids []age.Identity, encrypted bool) (io.ReadCloser, error
 	var plain io.Reader = buffered
 	switch {
 	case isAge && !encrypted:
-		return nil, fmt.Errorf("%w: it is encrypted, and plain was expected", ErrDamaged)
+		return nil, fmt.Errorf("%w: it is encrypted, and plain was expected", ErrOtherKind)
 	case !isAge && encrypted && bytes.HasPrefix(head, zstdMagic):
-		return nil, fmt.Errorf("%w: it is not encrypted, and should be", ErrDamaged)
+		return nil, fmt.Errorf("%w: it is not encrypted, and should be", ErrOtherKind)
 	case !isAge && encrypted:
 		return nil, fmt.Errorf("%w: it does not begin as an age file does", ErrDamaged)
 	case encrypted && len(ids) == 0:

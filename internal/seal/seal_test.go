@@ -174,14 +174,17 @@ func TestWrongKind(t *testing.T) {
 	}{
 		{"another identity", sealed(t, []byte("x"), to), true, []age.Identity{other}, ErrCannotDecrypt, "none of the 1 identities"},
 		{"no identity", sealed(t, []byte("x"), to), true, nil, ErrCannotDecrypt, "no identity was given"},
-		{"plain, should be encrypted", sealed(t, []byte("x")), true, []age.Identity{id}, ErrDamaged, "is not encrypted"},
-		{"encrypted, should be plain", sealed(t, []byte("x"), to), false, nil, ErrDamaged, "is encrypted"},
+		{"plain, should be encrypted", sealed(t, []byte("x")), true, []age.Identity{id}, ErrOtherKind, "is not encrypted"},
+		{"encrypted, should be plain", sealed(t, []byte("x"), to), false, nil, ErrOtherKind, "is encrypted"},
 		{"something else", []byte("hello, world, this is text"), false, nil, ErrDamaged, "zstd"},
 		{"something else, encrypted", []byte("hello, world, this is text"), true, []age.Identity{id}, ErrDamaged, "age"},
 	} {
 		_, err := open(test.b, test.encrypted, test.ids...)
 		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.words) {
 			t.Errorf("%s: %v, want %v with %q", test.name, err, test.want, test.words)
+		}
+		if errors.Is(err, ErrOtherKind) && !errors.Is(err, ErrDamaged) || errors.Is(err, ErrOtherKind) != (test.want == ErrOtherKind) {
+			t.Errorf("%s: %v: another kind is damage, and only that is", test.name, err)
 		}
 		if errors.Is(err, ErrDamaged) && errors.Is(err, ErrCannotDecrypt) {
 			t.Errorf("%s: %v is both kinds of error", test.name, err)

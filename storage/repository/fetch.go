@@ -146,12 +146,12 @@ func (r *Repository) read(ctx context.Context, s Named, snap catalog.Snapshot, m
 		return nil
 	case failure == nil:
 		return bad("swapped", nil, "it is whole, but not the object of this backup: another was put in its place (%s)", differ(stored, want.StoredBytes, want.StoredSHA256))
+	case errors.Is(failure, seal.ErrOtherKind):
+		return bad("decrypt", failure, "another object was put in its place: %v", failure)
 	case stored.n < want.StoredBytes:
 		return bad("stored size", failure, "it is cut off: %d bytes of %d are there", stored.n, want.StoredBytes)
 	case stored.n > want.StoredBytes:
 		return bad("stored size", failure, "it has %d bytes more than the %d that were stored", stored.n-want.StoredBytes, want.StoredBytes)
-	case strings.Contains(failure.Error(), "encrypted"):
-		return bad("decrypt", failure, "it is of another kind than what was stored: %v", failure)
 	}
 	return bad("stored sha256", failure, "its bytes have changed: %s", differ(stored, want.StoredBytes, want.StoredSHA256))
 }

@@ -118,7 +118,10 @@ func (r *Repository) first(ctx context.Context, snap catalog.Snapshot, f func(Na
 		if own, ok := errors.AsType[*localError](err); ok {
 			return own.err
 		}
-		errs = append(errs, &StoreError{s.Name, err})
+		if _, named := errors.AsType[*VerifyError](err); !named {
+			err = &StoreError{s.Name, err}
+		}
+		errs = append(errs, err)
 		if ctx.Err() != nil {
 			break
 		}
