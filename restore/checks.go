@@ -91,8 +91,8 @@ func (r *Restorer) checks(o *observed, src *source) (checks []Check, refusals []
 func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusal) {
 	if len(o.healthy) > 0 && r.ReplaceHealthy != r.Cluster {
 		refusals = append(refusals, agents.Refusal{
-			What: fmt.Sprintf("cluster %s is healthy: %s serves reads with a quorum", r.Cluster, strings.Join(o.healthy, ", ")),
-			Risk: "everything written since the backup is lost, and its clients see a cut; a single lost member is repaired by replace-member instead",
+			What: fmt.Sprintf("cluster %s is healthy: it serves reads with a quorum at %s", r.Cluster, strings.Join(o.healthy, ", ")),
+			Risk: "everything written since the backup is lost, and its clients see a cut; a single lost member is replaced with etcdctl member remove and member add instead",
 			Flag: "--replace-healthy " + r.Cluster,
 		})
 	}

@@ -10,7 +10,7 @@ import (
 // outcome is the end of a run that did all its steps.
 func (x *execution) outcome() (Report, error) {
 	if len(x.plan.Without) > 0 {
-		x.partly = append(x.partly, fmt.Sprintf("%s left out; join them later by replace-member", strings.Join(x.plan.Without, ", ")))
+		x.partly = append(x.partly, fmt.Sprintf("%s left out; add them later with etcdctl member add", strings.Join(x.plan.Without, ", ")))
 	}
 	report := x.report(nil)
 	switch {

@@ -67,13 +67,19 @@ type state struct {
 	why     string // what is missing
 }
 
-// look takes the state of all keys. A look that fails leaves the last state.
-func (p *proof) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+// look takes the state of all keys. A look that fails leaves the last state; one
+// that the deadline cut off says nothing about etcd.
+func (p *proof) look(deadline context.Context) {
+	ctx, cancel := context.WithTimeout(deadline, lookTimeout)
 	defer cancel()
+	failed := func(err error) {
+		if p.state == nil || deadline.Err() == nil {
+			p.trouble = err
+		}
+	}
 	kvs, err := p.done.Live.Get(ctx, p.opt.Prefix)
 	if err != nil {
-		p.trouble = fmt.Errorf("get %s: %w", p.opt.Prefix, err)
+		failed(fmt.Errorf("get %s: %w", p.opt.Prefix, err))
 		return
 	}
 	now := make(map[string]state, len(kvs))
@@ -84,7 +90,7 @@ func (p *proof) look(ctx context.Context) {
 		var s state
 		if s.why, s.anew = p.done.Anew(k); s.anew {
 			if s.why, s.renewed, err = p.renewals.Look(ctx, k.Lease); err != nil {
-				p.trouble = err
+				failed(err)
 				return
 			}
 			if !s.renewed {

@@ -69,7 +69,7 @@ It only reads.`,
 		Args: maxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.check(cmd.Context(), args, wait) },
 	}
-	cmd.Flags().DurationVar(&wait, "wait", 10*time.Second, "how long to watch agents until they are seen renewing their leases; 0 leaves them out")
+	cmd.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to watch agents until they are seen renewing their leases, which most do every third of the TTL; 0 leaves them out")
 	return cmd
 }
 
@@ -83,10 +83,14 @@ func (a *app) check(ctx context.Context, args []string, wait time.Duration) erro
 		return err
 	}
 	c := &checked{Cluster: t.cluster.Name, Members: []checkedMember{}, Agents: []agents.Verdict{}, Problems: []checkedProblem{}}
-	t.checkMembers(ctx, c)
+	serving := t.checkMembers(ctx, c)
 	t.checkBackups(ctx, c)
-	if wait > 0 && len(t.cluster.Agents) > 0 {
+	switch {
+	case wait <= 0 || len(t.cluster.Agents) == 0:
+	case serving:
 		t.checkAgents(ctx, c, wait)
+	default:
+		c.problem(checkUnknown, "agents: they cannot be judged while no member is healthy", "")
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -124,16 +128,17 @@ func (c *checked) fail(code int, what string, err error) {
 	c.problem(code, fmt.Sprintf("%s: %v", what, err), "")
 }
 
-func (t *target) checkMembers(ctx context.Context, c *checked) {
+// checkMembers asks every member, and says whether any is healthy.
+func (t *target) checkMembers(ctx context.Context, c *checked) (serving bool) {
 	client, err := t.dial()
 	if err != nil {
 		c.fail(checkUnknown, "members", err)
-		return
+		return false
 	}
 	defer client.Close()
 	statuses, err := client.Status(ctx)
 	if err != nil {
-		return // interrupted
+		return false // interrupted
 	}
 	health := client.Health(ctx)
 	healthy, voters := 0, 0
@@ -164,6 +169,7 @@ func (t *target) checkMembers(ctx context.Context, c *checked) {
 	if ids := clusterIDs(statuses); len(ids) > 1 {
 		c.problem(checkCritical, fmt.Sprintf("the endpoints belong to %d different clusters: %x", len(ids), ids), "correct endpoints in the configuration")
 	}
+	return healthy > 0
 }
 
 func cmpErr(errs ...error) error {
