@@ -26,7 +26,6 @@ const (
 // runTestChild serves in these roles.
 func runTestChild() {
 	say := func(stage string) { json.NewEncoder(os.Stdout).Encode(message{Stage: stage}) }
-	f := os.NewFile(3, "database")
 	switch os.Getenv(childVariable) {
 	case roleFault: // what a disk error or a file that shrinks does to a mapped file
 		data, err := unix.Mmap(3, 0, 1<<20, unix.PROT_READ, unix.MAP_SHARED)
@@ -43,7 +42,7 @@ func runTestChild() {
 	case roleExit:
 		say(StageRows)
 	case roleBbolt: // bbolt's own check, in the terms of this one
-		os.Exit(bboltCheck(f))
+		os.Exit(bboltCheck(os.NewFile(3, "database")))
 	default:
 		return
 	}

@@ -24,19 +24,19 @@ var storeDefaults = mvcc.StoreConfig{}
 
 // sample is a database with branch pages, overflow pages, free pages and something in every bucket. With freelist it stores its free
 // pages, as bbolt does by default and etcd does not.
-func sample(t testing.TB, freelist bool) []byte {
+func sample(t testing.TB, keys int, freelist bool) []byte {
 	t.Helper()
 	path := tempFile(t, "sample")
 	s := newStore(t, path, storeDefaults)
 	rnd := rand.New(rand.NewPCG(1, 1))
 	s.keys = randomKeys(rnd, 300)
 	s.Put([]byte("big"), make([]byte, 30_000), 0)
-	for range 500 {
+	for range keys / 2 {
 		s.step(rnd)
 	}
-	for i := range 3000 {
-		s.Put(fmt.Appendf(nil, "/last/%03d", i%900), make([]byte, i%700), 0)
-		if i == 2000 {
+	for i := range 3 * keys {
+		s.Put(fmt.Appendf(nil, "/last/%03d", i%keys), make([]byte, i%700), 0)
+		if i == 2*keys {
 			done, err := s.Compact(traceutil.TODO(), s.Rev())
 			if err != nil {
 				t.Fatal(err)
@@ -113,7 +113,7 @@ func pagesOf(t testing.TB, data []byte, flags uint16) (ids []uint64) {
 // TestDamage hands files with each kind of damage to a check, all but the first few under a right trailer. Each must be
 // refused at its stage, with a reason, and no child may die of it.
 func TestDamage(t *testing.T) {
-	good, synced := sample(t, false), sample(t, true)
+	good, synced := sample(t, 900, false), sample(t, 900, true)
 	const size = 4096
 	branches, leaves := pagesOf(t, good, flagBranch), pagesOf(t, good, flagLeaf)
 	if len(branches) == 0 || len(leaves) < 20 {
@@ -270,7 +270,7 @@ func freelistOf(b []byte) int {
 // TestStructureAgreesWithBbolt damages files at random. Whatever bbolt's own check finds, or dies of, this check must find; and neither may
 // find anything in a file that is not damaged.
 func TestStructureAgreesWithBbolt(t *testing.T) {
-	samples := [][]byte{sample(t, false), sample(t, true)}
+	samples := [][]byte{sample(t, 900, false), sample(t, 900, true)}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -60,6 +60,9 @@ func parseKeyValue(b []byte) (keyValue, error) {
 		if n < 0 {
 			return kv, protowire.ParseError(n)
 		}
+		if !num.IsValid() {
+			return kv, fmt.Errorf("field number %d", num)
+		}
 		b = b[n:]
 		switch {
 		case typ == protowire.VarintType && num >= 2 && num <= 6 && num != 5:
