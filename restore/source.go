@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/storage/catalog"
+	"github.com/requorum/requorum/storage/repository"
 )
 
 // A source is somewhere a database can come from, chosen but not yet fetched.
@@ -22,6 +24,33 @@ type source struct {
 	members       []string // voting members of the cluster it was taken from, if known
 	// fetch writes the checked database to dst.
 	fetch func(ctx context.Context, dst *os.File, progress func(int64)) error
+	// manifest is what the database must be, nil if nobody said.
+	manifest *catalog.Manifest
+}
+
+// agrees returns an error unless a database is the one that the source's manifest describes: all checksums of the stored bytes can be right
+// although it is another one.
+func (s *source) agrees(r dbfile.Report) error {
+	m := s.manifest
+	if m == nil {
+		return nil
+	}
+	for _, c := range []struct {
+		name        string
+		found, want any
+	}{
+		{"revision", r.Revision, m.Revision},
+		{"HashKV", fmt.Sprintf("%08x", r.HashKV.Hash), fmt.Sprintf("%08x", m.HashKV.Hash)},
+		{"key count", r.Keys, m.Keys},
+		{"hash of the leases", r.LeaseHash, m.LeaseHash},
+		{"hash of users and roles", r.AuthHash, m.AuthHash},
+	} {
+		if c.found != c.want {
+			return fmt.Errorf("%w: backup %s is not what its manifest says: the %s is %v, not %v; choose another backup with --at",
+				repository.ErrVerify, s.ID, c.name, c.found, c.want)
+		}
+	}
+	return nil
 }
 
 // recent is how young a backup of another line must be to make the choice a question.
@@ -85,7 +114,8 @@ func (r *Restorer) chooseStored(ctx context.Context, known *known, store string)
 	src := &source{
 		Source: Source{Kind: "store", ID: snap.ID, Where: strings.Join(snap.Stores, ", "), Line: snap.Line, Revision: snap.Revision,
 			Time: snap.Time, Note: note, Candidates: candidates(known.lines, snaps, snap)},
-		size: m.Data.Bytes,
+		size:     m.Data.Bytes,
+		manifest: &m,
 		fetch: func(ctx context.Context, dst *os.File, progress func(int64)) error {
 			return r.Repository.Fetch(ctx, snap, m, dst, progress)
 		},
