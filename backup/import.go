@@ -32,45 +32,76 @@ func Import(ctx context.Context, path string, o TakeOptions) (Result, error) {
 	})
 }
 
-func (t *taking) importFile(ctx context.Context, path string) (Result, error) {
+// Examine checks the file as Import does, and stores nothing.
+func Examine(ctx context.Context, path string, o TakeOptions) (dbfile.Report, error) {
+	t := newTaking(o, "import")
+	in, err := t.spoolFile(ctx, path)
+	if err != nil {
+		return dbfile.Report{}, fmt.Errorf("check %s: %w", path, err)
+	}
+	return in.report, in.spool.file.Close()
+}
+
+// A spooledFile is a checked copy of a file to import, in the spool.
+type spooledFile struct {
+	spool  *spooled
+	made   time.Time // when its contents were last changed
+	report dbfile.Report
+}
+
+// spoolFile checks a copy of the file: the file itself is not ours to change, and may change under us. The caller closes the copy.
+func (t *taking) spoolFile(ctx context.Context, path string) (_ *spooledFile, err error) {
 	source, err := os.Open(path)
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
 	defer source.Close()
 	info, err := source.Stat()
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return Result{}, fmt.Errorf("it is not a regular file but %s: name a snapshot, or member/snap/db in a data dir", info.Mode().Type())
+		return nil, fmt.Errorf("it is not a regular file but %s: name a snapshot, or member/snap/db in a data dir", info.Mode().Type())
 	}
-	// A copy is what is checked and stored: the file itself is not ours to change, and may change under us.
 	file, err := t.Spool.Create(info.Size())
 	if err != nil {
-		return Result{}, err
+		return nil, err
 	}
-	defer file.Close()
-	spool := newSpooled(file)
-	if err := t.read(ctx, source, spool, info.Size()); err != nil {
-		return Result{}, err
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, file.Close())
+		}
+	}()
+	in := &spooledFile{spool: newSpooled(file), made: minTime(info.ModTime(), t.started)}
+	if err := t.read(ctx, source, in.spool, info.Size()); err != nil {
+		return nil, err
 	}
-	report, err := t.check(ctx, file, false)
+	if in.report, err = t.check(ctx, file, false); err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+func (t *taking) importFile(ctx context.Context, path string) (Result, error) {
+	in, err := t.spoolFile(ctx, path)
 	if err != nil {
 		return Result{}, err
 	}
-	if !report.Trailer {
-		if err := dbfile.AddTrailer(file, report); err != nil {
+	file := in.spool.file
+	defer file.Close()
+	if !in.report.Trailer {
+		if err := dbfile.AddTrailer(file, in.report); err != nil {
 			return Result{}, err
 		}
 		t.warn("%s has no sha256 trailer, so it is a member's own file: whatever that member had only in its WAL is not in it", filepath.Base(path))
 	}
-	if info, err = file.Stat(); err != nil {
+	info, err := file.Stat()
+	if err != nil {
 		return Result{}, err
 	}
-	spool.size = info.Size()
-	spool.end(nil)
-	return t.keepImport(ctx, path, info.Size(), minTime(sourceTime(source), t.started), spool, report)
+	in.spool.size = info.Size()
+	in.spool.end(nil)
+	return t.keepImport(ctx, path, info.Size(), in.made, in.spool, in.report)
 }
 
 // keepImport stores a checked file.
@@ -127,15 +158,6 @@ func (t *taking) read(ctx context.Context, from *os.File, spool *spooled, size i
 			return err
 		}
 	}
-}
-
-// sourceTime is when the contents of the file were last changed.
-func sourceTime(f *os.File) time.Time {
-	info, err := f.Stat()
-	if err != nil {
-		return time.Now()
-	}
-	return info.ModTime()
 }
 
 func minTime(a, b time.Time) time.Time {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -102,10 +103,21 @@ func (a *app) importFile(ctx context.Context, name, path string, dryRun bool) er
 		return err
 	}
 	reporter := a.progress()
-	result, err := backup.Import(ctx, path, backup.TakeOptions{
-		Cluster: t.cluster.Name, Repository: repo, Spool: t.spool(), Agents: facts, Config: sanitized,
-		Version: version, Host: hostname(), User: username(), Progress: reporter, Log: a.log(),
-	})
+	o := backup.TakeOptions{Cluster: t.cluster.Name, Repository: repo, Spool: t.spool(), Agents: facts, Config: sanitized,
+		Version: version, Host: hostname(), User: username(), Progress: reporter, Log: a.log()}
+	if dryRun {
+		report, err := backup.Examine(ctx, path, o)
+		reporter.Close()
+		if err != nil {
+			return err
+		}
+		if a.json() {
+			return a.printJSON(map[string]any{"file": path, "revision": report.Revision, "keys": report.Keys, "trailer": report.Trailer, "hash": report.HashKV.Hash})
+		}
+		fmt.Fprintf(a.out, "%s is good: revision %d, %d keys; it would be stored in %s\n", path, report.Revision, report.Keys, strings.Join(t.cluster.Stores, ", "))
+		return nil
+	}
+	result, err := backup.Import(ctx, path, o)
 	reporter.Close()
 	return a.taken(result, err)
 }
