@@ -65,12 +65,12 @@ func exitCode(err error, caught syscall.Signal) int {
 		return exitNothing
 	case errors.Is(err, restore.ErrLocked):
 		return exitLocked
-	case errors.As(err, &refusal), errors.Is(err, backup.ErrHeld):
-		return exitRefused
 	case errors.Is(err, seal.ErrCannotDecrypt):
 		return exitDecrypt
 	case errors.Is(err, repository.ErrVerify), errors.Is(err, seal.ErrDamaged), errors.As(err, &check):
 		return exitVerify
+	case errors.As(err, &refusal), errors.Is(err, backup.ErrHeld): // after what no flag allows
+		return exitRefused
 	case errors.Is(err, restore.ErrAgents):
 		return exitAgents
 	case errors.Is(err, backup.ErrPartial), errors.Is(err, restore.ErrPartly):
