@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// program is the built requorum.
+var program string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(func() int {
+		if testing.Short() { // every test here starts servers
+			return m.Run()
+		}
+		dir, err := os.MkdirTemp("", "requorum-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		program = filepath.Join(dir, "requorum")
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "../cmd/requorum")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build requorum: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// The exit codes that users and their scripts rely on.
+const (
+	exitOK        = 0
+	exitError     = 1
+	exitUsage     = 2
+	exitPartly    = 3
+	exitNothing   = 10
+	exitLocked    = 11
+	exitDecrypt   = 12
+	exitVerify    = 13
+	exitRefused   = 14
+	exitAgents    = 15
+	exitInterrupt = 130
+	exitTerminate = 143
+)
+
+// A command is requorum with arguments, perhaps still running.
+type command struct {
+	*exec.Cmd
+	stdout, stderr bytes.Buffer
+	begun          time.Time
+	cancel         context.CancelFunc
+}
+
+// A result is what a command that has ended has left.
+type result struct {
+	args           []string
+	code           int // -1: killed
+	stdout, stderr string
+}
+
+// start starts the program in dir. env is added to the environment.
+func start(t *testing.T, dir string, env []string, args ...string) *command {
+	t.Helper()
+	return startProgram(t, dir, env, append([]string{program}, args...)...)
+}
+
+func startProgram(t *testing.T, dir string, env []string, args ...string) *command {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	c := &command{Cmd: exec.CommandContext(ctx, args[0], args[1:]...), begun: time.Now(), cancel: cancel}
+	c.Dir, c.Stdout, c.Stderr = dir, &c.stdout, &c.stderr
+	c.Env = append(os.Environ(), env...)
+	c.WaitDelay = 10 * time.Second // for servers of its own that keep its output open
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cancel)
+	return c
+}
+
+// wait waits for the end.
+func (c *command) wait(t *testing.T) result {
+	t.Helper()
+	defer c.cancel()
+	err := c.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v\n%s", strings.Join(c.Args, " "), err, c.stderr.String())
+	}
+	t.Logf("%5.1f s, exit code %d: %s", time.Since(c.begun).Seconds(), c.ProcessState.ExitCode(), strings.Join(c.Args, " "))
+	return result{args: c.Args, code: c.ProcessState.ExitCode(), stdout: c.stdout.String(), stderr: c.stderr.String()}
+}
+
+// signal sends a signal; one that comes too late is no error.
+func (c *command) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := c.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatal(err)
+	}
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("%s\nexit code %d\n--- stdout\n%s--- stderr\n%s", strings.Join(r.args, " "), r.code, r.stdout, r.stderr)
+}
+
+// exits fails the test unless the command ended with the code and said each of the words, on either stream.
+func (r result) exits(t *testing.T, code int, words ...string) result {
+	t.Helper()
+	if r.code != code {
+		t.Fatalf("exit code %d, want %d:\n%s", r.code, code, r)
+	}
+	for _, w := range words {
+		if !strings.Contains(r.stdout, w) && !strings.Contains(r.stderr, w) {
+			t.Errorf("it does not say %q:\n%s", w, r)
+		}
+	}
+	if strings.Contains(r.stderr, "panic:") || strings.Contains(r.stderr, "goroutine 1 [") {
+		t.Errorf("it panicked:\n%s", r)
+	}
+	return r
+}
+
+// decode reads the JSON on stdout into v.
+func (r result) decode(t *testing.T, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(r.stdout), v); err != nil {
+		t.Fatalf("stdout is not the JSON that was asked for: %v\n%s", err, r)
+	}
+}
+
+// tool runs another program, which must succeed, and returns what it wrote on stdout.
+func tool(t *testing.T, args ...string) string {
+	t.Helper()
+	return startProgram(t, t.TempDir(), nil, args...).wait(t).exits(t, exitOK).stdout
+}
+
+// etcdutl is etcd's own tool for files.
+func etcdutl(t *testing.T) string { return etcdtest.Binary(t, "etcdutl", etcdtest.Latest) }
+
+// until polls until f says so.
+func until(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !f(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute for %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

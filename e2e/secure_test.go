@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// Servers that ask for client certificates, among themselves too, come back with theirs.
+func TestClientCertificates(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, siteOptions{etcd: etcdtest.Options{TLS: true, PeerTLS: true}})
+	s.fill(50, 200)
+	want := s.rows()
+
+	s.plainTLS = true
+	s.configure()
+	s.run("backup", "dcs").exits(t, exitError, "tls")
+	s.run("config", "check").exits(t, exitUsage, "clusters.dcs.endpoints[0]", "tls")
+	s.plainTLS = false
+	s.configure()
+
+	s.run("config", "check").exits(t, exitOK)
+	s.backup("--prove")
+	s.lose()
+	s.restore()
+	etcdtest.MustEqual(t, want, s.rows())
+}
+
+// With authentication on, only a user with the root role can back up, and whoever lacks it is told so. What is restored lets in who
+// could log in then: a password that has changed since is found out before anything is touched.
+func TestAuthentication(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, siteOptions{})
+	s.fill(50, 200)
+	s.EnableAuth(t, "then", etcdtest.User{Name: "reader", Password: "reader", Read: []string{""}})
+	want := s.rows()
+	login := func(user, password string) {
+		s.cluster = "    username: " + user + "\n    password_file: password\n"
+		s.file("password", password+"\n")
+		s.configure()
+	}
+
+	s.run("backup", "dcs").exits(t, exitError, "username")
+	login("reader", "reader")
+	s.run("backup", "dcs").exits(t, exitError, "reader", "root role")
+	login("root", "wrong")
+	s.run("backup", "dcs").exits(t, exitError, "password")
+	if found := s.snapshots(); len(found) > 0 {
+		t.Errorf("backups that were refused left %q", found)
+	}
+	login("root", "then")
+	s.backup("--prove")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := s.Client(t).UserChangePassword(ctx, "root", "now"); err != nil {
+		t.Fatal(err)
+	}
+	s.RootPassword = "now"
+	login("root", "now")
+	s.Kill(t)
+	s.run("restore", "dcs", "--yes").exits(t, exitError, "credentials", "the password was changed after this backup", "nothing was changed")
+	if s.Members[0].Running() {
+		t.Error("a restore that could not be proven started a member")
+	}
+	s.Start(t)
+	s.lose()
+	login("root", "then")
+	s.restore()
+	s.RootPassword = "then"
+	etcdtest.MustEqual(t, want, s.rows())
+}
