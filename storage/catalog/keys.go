@@ -51,13 +51,24 @@ const (
 // formatTime writes t as a key does.
 func formatTime(t time.Time) string { return t.UTC().Format(TimeLayout) }
 
-// parseTime is strict: what it accepts, formatTime writes again byte for byte.
+// parseTime is strict: what it accepts, formatTime writes again byte for byte. It is called for every listed object.
 func parseTime(s string) (time.Time, bool) {
-	t, err := time.Parse(TimeLayout, s)
-	if err != nil || formatTime(t) != s {
+	if len(s) != len(TimeLayout) || s[8] != 'T' || s[15] != 'Z' {
 		return time.Time{}, false
 	}
-	return t, true
+	var n [6]int // year, month, day, hour, minute, second
+	for i, at := range [...]struct{ from, to int }{{0, 4}, {4, 6}, {6, 8}, {9, 11}, {11, 13}, {13, 15}} {
+		for _, c := range []byte(s[at.from:at.to]) {
+			if c < '0' || c > '9' {
+				return time.Time{}, false
+			}
+			n[i] = n[i]*10 + int(c-'0')
+		}
+	}
+	t := time.Date(n[0], time.Month(n[1]), n[2], n[3], n[4], n[5], 0, time.UTC)
+	// time.Date carries a 32nd day or a 25th hour over, which changes a field below the one that was too large, or itself.
+	ok := t.Year() == n[0] && int(t.Month()) == n[1] && t.Day() == n[2] && t.Hour() == n[3] && t.Minute() == n[4] && t.Second() == n[5]
+	return t, ok
 }
 
 // stem is what the keys of all objects of a backup begin with, whatever the revision.

@@ -108,6 +108,13 @@ func (s Snapshot) Owns(key string) bool {
 	return ok && o.id == s.ID && o.line == s.Line && o.time.Equal(s.Time)
 }
 
+// IsManifest reports whether key is that of a manifest. While an upload runs its folder is not known from its data: a
+// manifest that appears may lie in another one.
+func IsManifest(key string) bool {
+	o, ok := parseObject(key)
+	return ok && o.name == manifestName
+}
+
 func sealedName(name string, sealed bool) string {
 	if sealed {
 		return name + sealedSuffix
@@ -122,12 +129,12 @@ func sealedName(name string, sealed bool) string {
 func Group(entries iter.Seq2[Entry, error], unknown func(Entry)) ([]Snapshot, error) {
 	var (
 		done []Snapshot
-		open []*gathering // the backups of one line and second: few, mostly one
-		at   string       // their stem
+		open []gathering // the backups of one line and second: few, mostly one
+		at   string      // their stem
 	)
 	flush := func() {
-		for _, g := range open {
-			done = append(done, g.snapshot())
+		for i := range open {
+			done = append(done, open[i].snapshot())
 		}
 		open = open[:0]
 	}
@@ -142,14 +149,14 @@ func Group(entries iter.Seq2[Entry, error], unknown func(Entry)) ([]Snapshot, er
 			}
 			continue
 		}
-		if !strings.HasPrefix(e.Key, at) || at == "" {
+		if at == "" || !strings.HasPrefix(e.Key, at) {
 			flush()
-			at = stem(o.line, o.time)
+			at = e.Key[:len(SnapshotsPrefix)+len(o.line)+1+len(TimeLayout)+1]
 		}
-		i := slices.IndexFunc(open, func(g *gathering) bool { return g.id == o.id })
+		i := slices.IndexFunc(open, func(g gathering) bool { return g.id == o.id })
 		if i < 0 {
 			i = len(open)
-			open = append(open, &gathering{id: o.id, line: o.line, time: o.time})
+			open = append(open, gathering{id: o.id, line: o.line, time: o.time})
 		}
 		open[i].add(o, e)
 	}
@@ -193,7 +200,8 @@ func parseVerdict(name string) (t time.Time, good, ok bool) {
 type gathering struct {
 	id, line                     string
 	time                         time.Time
-	manifest, data, any          int64 // revisions
+	manifest, data, any          int64  // revisions
+	manifestPrefix, anyPrefix    string // the folders of the first and the last of these
 	hasManifest, hasData, sealed bool
 	bytes                        int64
 	committed, newest            time.Time
@@ -202,7 +210,9 @@ type gathering struct {
 
 func (g *gathering) add(o object, e Entry) {
 	g.bytes += e.Size
-	g.any = max(g.any, o.revision)
+	if o.revision >= g.any {
+		g.any, g.anyPrefix = o.revision, strings.TrimSuffix(e.Key, o.name)
+	}
 	if e.Modified.After(g.newest) {
 		g.newest = e.Modified
 	}
@@ -210,6 +220,7 @@ func (g *gathering) add(o object, e Entry) {
 	switch strings.TrimSuffix(o.name, sealedSuffix) {
 	case manifestName:
 		g.manifest, g.hasManifest, g.committed = o.revision, true, e.Modified
+		g.manifestPrefix = strings.TrimSuffix(e.Key, o.name)
 		return
 	case dataName:
 		g.data, g.hasData = o.revision, true
@@ -234,10 +245,9 @@ func (g *gathering) snapshot() Snapshot {
 		Committed: g.hasManifest, Modified: g.newest, VerifiedAt: g.verified, FailedAt: g.failed,
 	}
 	if g.hasManifest {
-		s = s.At(g.manifest)
-		s.Modified = g.committed
+		s.Revision, s.Prefix, s.Modified = g.manifest, g.manifestPrefix, g.committed
 	} else {
-		s = s.At(g.any)
+		s.Revision, s.Prefix = g.any, g.anyPrefix
 	}
 	if !g.hasData {
 		s.DataRevision = s.Revision
@@ -249,16 +259,18 @@ func (g *gathering) snapshot() Snapshot {
 // several stores hold is there once: see the fields of [Snapshot] for what it then says. The order is that of time,
 // the oldest first.
 func Merge(copies iter.Seq2[string, []Snapshot]) []Snapshot {
-	at := map[string]int{} // by manifest key
 	var all []Snapshot
+	at := map[string]int{} // by the prefix of the manifest
 	for store, snaps := range copies {
+		all = slices.Grow(all, len(snaps))
+		name := []string{store} // shared by all; join, which adds to it, gets a slice of its own
 		for _, s := range snaps {
 			if !s.Committed {
 				continue
 			}
-			s.Stores, s.Damaged = []string{store}, nil
+			s.Stores, s.Damaged = name, nil
 			if s.Failed() {
-				s.Damaged = []string{store}
+				s.Damaged = name
 			}
 			i, seen := at[s.Prefix]
 			if !seen {

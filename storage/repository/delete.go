@@ -44,11 +44,12 @@ func remove(ctx context.Context, s Named, snap catalog.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	if _, committed := there[snap.ManifestKey()]; committed {
-		return fmt.Errorf("backup %s has a manifest (again)", snap.ID)
+	keys := slices.Sorted(maps.Keys(there))
+	if slices.ContainsFunc(keys, catalog.IsManifest) {
+		return fmt.Errorf("backup %s has a manifest by now: it is left alone", snap.ID)
 	}
 	var errs []error
-	for _, key := range slices.Sorted(maps.Keys(there)) {
+	for _, key := range keys {
 		errs = append(errs, s.Store.Delete(ctx, key))
 	}
 	return errors.Join(errs...)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -220,6 +221,18 @@ func wantError(t testing.TB, what string, err, kind error, words ...string) {
 	for _, w := range words {
 		if !strings.Contains(err.Error(), w) {
 			t.Errorf("%s: %q, want it to say %q", what, err, w)
+		}
+	}
+}
+
+// halfListing breaks after the first object.
+type halfListing struct{ storage.Store }
+
+func (s halfListing) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
+	return func(yield func(storage.Object, error) bool) {
+		for o, err := range s.Store.List(ctx, prefix, after) {
+			_ = yield(o, err) && yield(storage.Object{}, storagetest.ErrInjected)
+			return
 		}
 	}
 }

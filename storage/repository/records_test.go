@@ -1,0 +1,141 @@
+package repository
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/requorum/requorum/storage"
+	"github.com/requorum/requorum/storage/catalog"
+	"github.com/requorum/requorum/storage/memory"
+	"github.com/requorum/requorum/storage/storagetest"
+)
+
+func run(n int) catalog.Run {
+	return catalog.Run{ID: fmt.Sprintf("r%011d", n), Kind: "backup", Outcome: "ok", Cluster: "dcs", Started: testTime.Add(time.Duration(n) * time.Hour)}
+}
+
+func TestRuns(t *testing.T) {
+	first, second := memory.New(nil), memory.New(nil)
+	both := open(t, Options{Stores: named(first, second)})
+	one := open(t, Options{Stores: named(first)})
+	for n := range 12 {
+		r := both
+		if n%3 == 0 {
+			r = one
+		}
+		if err := r.Record(t.Context(), run(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids := func(since time.Time, r *Repository) (got []string, err error) {
+		runs, err := r.Runs(t.Context(), since)
+		for _, r := range runs {
+			got = append(got, strings.TrimLeft(r.ID[1:], "0"))
+		}
+		return got, err
+	}
+	got, err := ids(testTime.Add(8*time.Hour), both)
+	if err != nil || strings.Join(got, " ") != "8 9 10 11" {
+		t.Errorf("runs since the eighth: %q, %v", got, err)
+	}
+	if got, err := ids(time.Time{}, both); err != nil || len(got) != 12 {
+		t.Errorf("all runs: %q, %v", got, err)
+	}
+	down := open(t, Options{Stores: named(first, storagetest.Refused(second, storage.ErrUnreachable))})
+	got, err = ids(testTime.Add(10*time.Hour), down)
+	wantError(t, "one store down", err, storage.ErrUnreachable, "store offsite")
+	if strings.Join(got, " ") != "10 11" {
+		t.Errorf("one store down: %q", got)
+	}
+	inPath := storage.Prefix(first, "dcs")
+	replace(t, inPath, catalog.RunKey(run(10)), []byte("{"))
+	if got, err := ids(testTime.Add(10*time.Hour), both); err != nil || strings.Join(got, " ") != "10 11" {
+		t.Errorf("one copy damaged: %q, %v; want the other", got, err)
+	}
+	replace(t, inPath, catalog.RunKey(run(9)), []byte("{"))
+	got, err = ids(testTime.Add(9*time.Hour), both)
+	if err == nil || strings.Join(got, " ") != "10 11" {
+		t.Errorf("the only copy damaged: %q, %v; want the rest and an error", got, err)
+	}
+}
+
+func TestRecordRefused(t *testing.T) {
+	s := memory.New(nil)
+	refused := storagetest.Refused(memory.New(nil), storage.ErrDenied)
+	r := open(t, Options{Stores: named(refused, s)})
+	err := r.Record(t.Context(), run(1))
+	wantError(t, "one store refuses", err, storage.ErrDenied, "store main")
+	if len(objects(t, s)) != 1 {
+		t.Error("the other store has no record")
+	}
+	wantError(t, "all refuse", open(t, Options{Stores: named(refused)}).Record(t.Context(), run(2)), ErrNoStore)
+	if err := r.Record(t.Context(), catalog.Run{ID: "x"}); err == nil {
+		t.Error("a record without a kind was written")
+	}
+}
+
+func TestMark(t *testing.T) {
+	now := testTime
+	s, other := memory.New(nil), memory.New(nil)
+	r := open(t, Options{Stores: named(s, other), Now: func() time.Time { return now }})
+	snap, _ := take(t, r, testTime, 100, []byte("db"))
+	if err := r.Copy(t.Context(), snap, "offsite", nil); err != nil {
+		t.Fatal(err)
+	}
+	mark := func(ok bool, stores ...string) catalog.Snapshot {
+		t.Helper()
+		now = now.Add(time.Hour)
+		snap := list(t, r)[0]
+		if stores != nil {
+			snap = snap.In(stores...)
+		}
+		for range 2 { // in the same second it is one verdict
+			if err := r.Mark(t.Context(), snap, ok); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return list(t, r)[0]
+	}
+	if got := mark(true); got.Failed() || !got.VerifiedAt.Equal(now) {
+		t.Errorf("after a good verdict: %+v", got)
+	}
+	if got := mark(false, "main"); got.Failed() || len(got.Damaged) != 1 || got.Damaged[0] != "main" {
+		t.Errorf("one copy failed: %+v", got)
+	}
+	if got := mark(false); !got.Failed() || len(got.Damaged) != 2 {
+		t.Errorf("both failed: %+v", got)
+	}
+	if got := mark(true); got.Failed() || len(got.Damaged) != 0 || !got.VerifiedAt.Equal(now) {
+		t.Errorf("good again: %+v", got)
+	}
+	markers := 0
+	for key := range objects(t, s) {
+		if strings.Contains(key, "/verified-") || strings.Contains(key, "/failed-") {
+			markers++
+		}
+	}
+	if markers > 3 { // the failed one that the merged listing no longer showed may stay
+		t.Errorf("%d verdicts are kept in one store", markers)
+	}
+}
+
+func TestMarkForbidden(t *testing.T) {
+	inner := memory.New(nil)
+	r := open(t, Options{Stores: named(storagetest.Break(inner, storagetest.Faults{Put: refuse("verified-", storage.ErrDenied)}))})
+	snap, _ := take(t, r, testTime, 100, []byte("db"))
+	wantError(t, "put refused", r.Mark(t.Context(), snap, true), storage.ErrDenied, "store main", snap.ID, "could not be recorded", "needs the right to put")
+
+	now := testTime
+	r = open(t, Options{Stores: named(storagetest.Break(inner, storagetest.Faults{Delete: refuse("", storage.ErrDenied)})), Now: func() time.Time { return now }})
+	for range 3 {
+		now = now.Add(time.Hour)
+		if err := r.Mark(t.Context(), list(t, r)[0], true); err != nil {
+			t.Errorf("a verdict that cannot delete the one before: %v", err)
+		}
+	}
+	if got := list(t, r)[0]; !got.VerifiedAt.Equal(now) {
+		t.Errorf("%+v", got)
+	}
+}
