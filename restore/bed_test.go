@@ -108,14 +108,18 @@ func (r reporter) Done(stage, detail string) {
 }
 func (r reporter) Say(format string, args ...any) { r.say(fmt.Sprintf(format, args...)) }
 
+func (s setup) repository() (*repository.Repository, error) {
+	store, err := file.New(file.Options{Dir: s.Store})
+	if err != nil {
+		return nil, err
+	}
+	return repository.New(repository.Options{Cluster: "dcs", Stores: []repository.Named{{Name: "main", Store: store}}})
+}
+
 // options completes the setup's options.
 func (s setup) options(meet func(string), say func(string)) (restore.Options, error) {
 	o := s.Options
-	store, err := file.New(file.Options{Dir: s.Store})
-	if err != nil {
-		return o, err
-	}
-	repo, err := repository.New(repository.Options{Cluster: "dcs", Stores: []repository.Named{{Name: "main", Store: store}}})
+	repo, err := s.repository()
 	if err != nil {
 		return o, err
 	}
@@ -236,11 +240,7 @@ func (b *bed) Members() []*etcdtest.Member { return b.Cluster.Members }
 // backup takes a backup now.
 func (b *bed) backup() backup.Result {
 	b.t.Helper()
-	store, err := file.New(file.Options{Dir: b.Store})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	repo, err := repository.New(repository.Options{Cluster: "dcs", Stores: []repository.Named{{Name: "main", Store: store}}})
+	repo, err := b.repository()
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -20,7 +20,8 @@ func (r *Restorer) Plan(ctx context.Context) (Plan, error) {
 	if err := r.refuseUnfinished(ctx); err != nil {
 		return Plan{}, err
 	}
-	plan, _, err := r.planRestore(ctx)
+	plan, p, err := r.planRestore(ctx)
+	p.close()
 	return plan, errors.Join(err, r.removeSpool(plan.Run))
 }
 

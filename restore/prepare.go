@@ -10,8 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
-	"time"
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/dbfile"
@@ -25,60 +25,79 @@ const Bump = 1_000_000_000
 type prepared struct {
 	path  string
 	index *dbfile.Index // nil if it was found there from an earlier attempt
+	lock  *os.File      // held while this process works on the run
 }
 
-func (r *Restorer) spoolFile(run string) string {
-	return filepath.Join(r.SpoolDir, "restore-"+run+".db")
+// close ends the process's claim on the run's files in the spool.
+func (p *prepared) close() {
+	if p != nil && p.lock != nil {
+		_ = p.lock.Close() // nothing was written to it
+	}
+}
+
+func (r *Restorer) spoolFile(run, kind string) string {
+	return filepath.Join(r.SpoolDir, "restore-"+run+"."+kind)
 }
 
 // removeSpool removes the run's database from the spool.
 func (r *Restorer) removeSpool(run string) error {
-	if err := os.Remove(r.spoolFile(run)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove the prepared database from the spool: %w", err)
+	for _, kind := range []string{"db", "lock"} {
+		if err := os.Remove(r.spoolFile(run, kind)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove the prepared database from the spool: %w", err)
+		}
 	}
 	return nil
 }
 
-// spoolAge is how old a database in the spool is, at least, that no run goes on with any more.
-const spoolAge = 24 * time.Hour
-
-// sweepSpool removes what runs left that were killed and never went on.
+// sweepSpool removes the databases that runs left which were killed before any host knew of them. A run that lives holds
+// the lock beside its database.
 func (r *Restorer) sweepSpool() {
-	files, err := filepath.Glob(filepath.Join(r.SpoolDir, "restore-*.db"))
+	locks, err := filepath.Glob(filepath.Join(r.SpoolDir, "restore-*.lock"))
 	if err != nil {
 		return // the spool dir's own name is no pattern that Glob reads
 	}
-	for _, path := range files {
-		info, err := os.Stat(path)
-		if err != nil || r.Now().Sub(info.ModTime()) < spoolAge {
+	for _, lock := range locks {
+		f, err := os.OpenFile(lock, os.O_RDWR, 0)
+		if err != nil {
 			continue
 		}
-		if err := os.Remove(path); err != nil {
-			r.Log.Warn("sweep the spool", "file", path, "error", err)
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			run := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(lock), "restore-"), ".lock")
+			if err := r.removeSpool(run); err != nil {
+				r.Log.Warn("sweep the spool", "error", err)
+			}
 		}
+		_ = f.Close() // nothing was written
 	}
 }
 
-// createSpool makes the run's file in the spool, empty.
-func (r *Restorer) createSpool(run string) (*os.File, error) {
+// lockSpool says that the run lives, until the file that it returns is closed or the process ends.
+func (r *Restorer) lockSpool(run string) (*os.File, error) {
 	if err := os.MkdirAll(r.SpoolDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the spool directory: %w", err)
 	}
-	f, err := os.OpenFile(r.spoolFile(run), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(r.spoolFile(run, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make a file in the spool: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another process works on run %s: lock %s: %w", run, f.Name(), err), f.Close())
 	}
 	return f, nil
 }
 
 // fetch brings the source's database into the spool and checks it.
 func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepared, dbfile.Report, error) {
-	f, err := r.createSpool(run)
+	lock, err := r.lockSpool(run)
 	if err != nil {
 		return nil, dbfile.Report{}, err
 	}
+	f, err := os.OpenFile(r.spoolFile(run, "db"), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, dbfile.Report{}, errors.Join(fmt.Errorf("make a file in the spool: %w", err), lock.Close())
+	}
 	fail := func(err error) (*prepared, dbfile.Report, error) {
-		return nil, dbfile.Report{}, errors.Join(err, f.Close(), r.removeSpool(run))
+		return nil, dbfile.Report{}, errors.Join(err, f.Close(), r.removeSpool(run), lock.Close())
 	}
 	if free, err := freeBytes(r.SpoolDir); err == nil && src.size > 0 && free < src.size+(16<<20) {
 		return fail(fmt.Errorf("spool_dir %s has %s free, the database needs %s: free some, or choose another spool_dir", r.SpoolDir, bytes(free), bytes(src.size)))
@@ -93,11 +112,14 @@ func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepare
 	if err != nil {
 		return fail(fmt.Errorf("check %s %s: %w", src.Kind, src.ID, err))
 	}
+	if err := src.agrees(report); err != nil {
+		return fail(err)
+	}
 	r.Progress.Done("check", fmt.Sprintf("revision %d, %d keys", report.Revision, report.Keys))
 	if err := f.Close(); err != nil {
 		return fail(fmt.Errorf("close the database in the spool: %w", err))
 	}
-	return &prepared{path: f.Name(), index: report.Index}, report, nil
+	return &prepared{path: f.Name(), index: report.Index, lock: lock}, report, nil
 }
 
 // decide says what becomes of the leased keys and what the agents want, and writes it into the plan.
@@ -146,7 +168,7 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 		o.Members = append(o.Members, dbfile.Member{Name: m.Name, PeerURLs: []string{m.PeerURL}})
 	}
 	r.Progress.Start("prepare", 0)
-	done, err := dbfile.Prepare(ctx, r.spoolFile(plan.Run), o)
+	done, err := dbfile.Prepare(ctx, r.spoolFile(plan.Run, "db"), o)
 	if err != nil {
 		return fmt.Errorf("prepare the database: %w", err)
 	}
@@ -159,12 +181,12 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 			result.Leases = append(result.Leases, id)
 		}
 	}
-	if result.SHA256, result.Size, err = hashFile(ctx, r.spoolFile(plan.Run)); err != nil {
+	if result.SHA256, result.Size, err = hashFile(ctx, r.spoolFile(plan.Run, "db")); err != nil {
 		return fmt.Errorf("read the prepared database: %w", err)
 	}
 	r.Progress.Done("prepare", fmt.Sprintf("opens at revision %d", result.Revision))
 	r.Progress.Start("predict", 0)
-	hash, err := r.Predict(ctx, r.spoolFile(plan.Run), result.Revision)
+	hash, err := r.Predict(ctx, r.spoolFile(plan.Run, "db"), result.Revision)
 	if err != nil {
 		return fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
 	}

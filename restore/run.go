@@ -66,6 +66,7 @@ func (x *execution) confirmed(ctx context.Context) (Report, error) {
 			err = ErrDeclined
 		}
 		if err != nil {
+			x.p.close()
 			return Report{}, errors.Join(err, x.removeSpool(x.plan.Run))
 		}
 	}
@@ -107,6 +108,7 @@ func (r *Restorer) adopt(plan Plan) error {
 
 // execute locks every member, does the steps that are not done, and reports.
 func (x *execution) execute(ctx context.Context) (Report, error) {
+	defer func() { x.p.close() }()
 	if err := x.lockAll(ctx); err != nil {
 		return Report{}, err
 	}
@@ -370,8 +372,12 @@ func (x *execution) happened(step *Step, format string, args ...any) {
 // prepareAgain makes the database of a resumed run anew, unless it is still in the spool.
 func (x *execution) prepareAgain(ctx context.Context) error {
 	if want := x.plan.Prepared; want != nil {
-		if sum, size, err := hashFile(ctx, x.spoolFile(x.plan.Run)); err == nil && sum == want.SHA256 && size == want.Size {
-			x.p = &prepared{path: x.spoolFile(x.plan.Run)}
+		if sum, size, err := hashFile(ctx, x.spoolFile(x.plan.Run, "db")); err == nil && sum == want.SHA256 && size == want.Size {
+			lock, err := x.lockSpool(x.plan.Run)
+			if err != nil {
+				return err
+			}
+			x.p = &prepared{path: x.spoolFile(x.plan.Run, "db"), lock: lock}
 			return nil
 		}
 	}

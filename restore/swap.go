@@ -30,7 +30,7 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 		if s := x.states[m.Name]; s.Place != PlaceOld {
 			return nil
 		}
-		f, err := os.Open(x.spoolFile(x.plan.Run))
+		f, err := os.Open(x.spoolFile(x.plan.Run, "db"))
 		if err != nil {
 			return fmt.Errorf("open the prepared database: %w", err)
 		}

@@ -1,0 +1,186 @@
+package restore_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/restore"
+)
+
+// points are where a restore is killed: before it changed anything, within and after every step, with every mixture of members
+// that have and have not been dealt with.
+func points() []string {
+	return []string{
+		"done:predict", "after:lock:1", "after:stage:1", "after:inhibit:2", "done:stop",
+		"after:exchange:1", "done:exchange", "after:allow:1", "before:start:1", "after:start:1",
+		"done:start", "after:unlock:1",
+	}
+}
+
+// Killed at any point and followed by a reboot of all hosts, the same command goes on to a whole restore.
+func TestKilledThenResumed(t *testing.T) {
+	b := newBed(t, etcdtest.Options{})
+	b.fill(50)
+	b.backup()
+	want := unleased(b.rows())
+	for _, point := range points() {
+		t.Run(point, func(t *testing.T) {
+			etcdtest.Put(t, b.Client(t), "/data/late", point)
+			b.kill(t, "restore", point)
+			b.reboot(t)
+			if out, _, err := b.process("restore", ""); err != nil {
+				t.Fatalf("the same command again: %v\n%s", err, out)
+			}
+			b.WaitHealthy(t)
+			etcdtest.MustEqual(t, want, etcdtest.Rows(t, b.Client(t)))
+			b.settled(t)
+		})
+	}
+}
+
+// Killed at any point and followed by a reboot of all hosts, rollback brings back what was there: as it was, or, once the new
+// cluster may have served, with everything but its leased keys.
+func TestKilledThenRolledBack(t *testing.T) {
+	b := newBed(t, etcdtest.Options{})
+	b.fill(50)
+	b.backup()
+	for _, point := range points() {
+		t.Run(point, func(t *testing.T) {
+			client := b.Client(t)
+			etcdtest.Put(t, client, "/data/late", point)
+			etcdtest.Lease(t, client, time.Hour-time.Second, "/app/leader")
+			before, id := etcdtest.Rows(t, client), b.clusterID(t)
+			b.kill(t, "restore", point)
+			b.reboot(t)
+			if out, _, err := b.process("rollback", ""); err != nil {
+				if point == "done:predict" {
+					return // no host knew of the run yet
+				}
+				t.Fatalf("rollback: %v\n%s", err, out)
+			}
+			b.Start(t)
+			b.WaitHealthy(t)
+			after := etcdtest.Rows(t, b.Client(t))
+			if b.clusterID(t) == id {
+				etcdtest.MustEqual(t, before, after)
+				if slices.Contains([]string{"done:start", "after:unlock:1"}, point) {
+					t.Error("the old cluster came back under its old id after clients could have seen the new one")
+				}
+			} else {
+				etcdtest.MustEqual(t, unleased(before), after)
+				if slices.Contains([]string{"after:stage:1", "done:stop", "after:exchange:1", "done:exchange"}, point) {
+					t.Error("a rollback before the first start rebuilt the cluster instead of putting it back")
+				}
+			}
+			b.settled(t)
+		})
+	}
+}
+
+// kill runs a verb that is killed at the point, and looks at what stands then.
+func (b *bed) kill(t *testing.T, verb, point string) {
+	t.Helper()
+	out, killed, err := b.process(verb, point)
+	if !killed {
+		t.Fatalf("%s was not killed at %s: %v\n%s", verb, point, err, out)
+	}
+	b.sane(t)
+}
+
+// sane fails the test if a member is empty, stands on a mixture, or if two clusters run.
+func (b *bed) sane(t *testing.T) {
+	t.Helper()
+	run := ""
+	for name, s := range b.places("") {
+		if s.Place == restore.PlaceUnknown || s.Place == restore.PlaceHalf {
+			t.Errorf("%s: %s %s", name, s.Place, s.Detail)
+		}
+		if !s.Exists {
+			t.Errorf("%s is empty", name)
+		}
+		if s.Journal != nil {
+			run = s.Journal.Run
+		}
+	}
+	// A member that finds no quorum serves nobody, and so is no cluster.
+	c, err := b.restorer(nil).Connect(b.Endpoints())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	statuses, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[uint64][]string{}
+	for _, s := range statuses {
+		if s.Err == nil {
+			ids[s.ClusterID] = append(ids[s.ClusterID], s.Label())
+		}
+	}
+	if len(ids) > 1 {
+		t.Errorf("in run %s two clusters run: %v", run, ids)
+	}
+}
+
+// reboot is what a power cut and its end do to every host.
+func (b *bed) reboot(t *testing.T) {
+	t.Helper()
+	b.Kill(t)
+	for _, m := range b.Members() {
+		m.Boot(t)
+	}
+	b.sane(t)
+}
+
+func (b *bed) clusterID(t *testing.T) uint64 {
+	t.Helper()
+	return b.Members()[0].Status(t).Header.ClusterId
+}
+
+// settled fails the test if something is left to be done: a run, a lock, an inhibition, a hold, a staged dir.
+func (b *bed) settled(t *testing.T) {
+	t.Helper()
+	for name, s := range b.places("") {
+		if s.Journal == nil {
+			continue
+		}
+		if s.Journal.Ended.IsZero() || s.Lock != nil || s.Inhibited || s.Stopped() {
+			t.Errorf("%s: run %s ended %v, lock %v, inhibited %v, stopped %v", name, s.Journal.Run, s.Journal.Ended, s.Lock, s.Inhibited, s.Stopped())
+		}
+	}
+	b.sane(t)
+	left, err := b.leftovers(t.Context())
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func (b *bed) leftovers(ctx context.Context) (left []string, err error) {
+	repo, err := b.repository()
+	if err != nil {
+		return nil, err
+	}
+	holds, err := repo.Holds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range holds {
+		left = append(left, fmt.Sprintf("hold of %s", h.Run))
+	}
+	for _, m := range b.setup.Members {
+		for _, pattern := range []string{m.DataDir + ".staged-*", b.Spool + "/restore-*"} {
+			found, err := filepath.Glob(pattern)
+			if err != nil {
+				return nil, err
+			}
+			left = append(left, found...)
+		}
+	}
+	return left, nil
+}
