@@ -38,14 +38,14 @@ func (r *Repository) runs(ctx context.Context, since time.Time, limit int) ([]ca
 	return readAll(ctx, r, "records", catalog.RunsPrefix, catalog.RunsSince(since), limit, catalog.ParseRun)
 }
 
-// CreateHold says in every store that a restore is under way. An error names the stores that did not take it; [ErrNoStore] if
-// none did.
+// CreateHold says in every store that a restore is under way. A store that has the run's hold already, since the run goes on
+// after an interruption, keeps it as it is. An error names the stores that did not take it; [ErrNoStore] if none did.
 func (r *Repository) CreateHold(ctx context.Context, h catalog.Hold) error {
 	key := catalog.HoldKey(h.Run)
 	if _, ok := catalog.ParseHoldKey(key); !ok {
 		return fmt.Errorf("hold of run %q: not the id of a run", h.Run)
 	}
-	if err := r.putAll(ctx, key, h); err != nil {
+	if err := r.putAll(ctx, key, h, func(err error) bool { return errors.Is(err, storage.ErrExists) }); err != nil {
 		return fmt.Errorf("hold of run %s: %w", h.Run, err)
 	}
 	return nil
