@@ -118,6 +118,12 @@ func TestHeld(t *testing.T) {
 	if err := open(t, Options{Stores: named(other)}).CreateHold(t.Context(), hold); err != nil {
 		t.Fatal(err)
 	}
+	// The run goes on in another process: the hold is there already.
+	again := hold
+	again.Owner = "another@host"
+	if err := open(t, Options{Stores: named(other)}).CreateHold(t.Context(), again); err != nil {
+		t.Errorf("the same run's hold once more: %v", err)
+	}
 	before := objects(t, s)
 	wantError(t, "delete", r.Delete(t.Context(), snap), ErrHeld, testRun, "store offsite")
 	_, err := r.Sweep(t.Context())

@@ -131,7 +131,7 @@ func TestDamage(t *testing.T) {
 			if info, err := f.Stat(); err != nil || info.Size() != 0 {
 				t.Errorf("the file holds %d bytes after a refusal, %v", info.Size(), err)
 			}
-			if test.kind == ErrVerify {
+			if errors.Is(test.kind, ErrVerify) {
 				fetched(t, r, list(t, r)[0], data)
 			}
 		})

@@ -66,7 +66,7 @@ func (r *Repository) OpenLine(ctx context.Context, l catalog.Line) error {
 	if err := l.Check(catalog.LineKey(l)); err != nil {
 		return err
 	}
-	if err := r.putAll(ctx, catalog.LineKey(l), l); err != nil {
+	if err := r.putAll(ctx, catalog.LineKey(l), l, put); err != nil {
 		return fmt.Errorf("opening line %s: %w", l.Line, err)
 	}
 	return nil

@@ -21,7 +21,7 @@ func (r *Repository) Record(ctx context.Context, run catalog.Run) error {
 	if err := run.Check(); err != nil {
 		return err
 	}
-	if err := r.putAll(ctx, catalog.RunKey(run), run); err != nil {
+	if err := r.putAll(ctx, catalog.RunKey(run), run, put); err != nil {
 		return fmt.Errorf("record of run %s: %w", run.ID, err)
 	}
 	return nil
@@ -45,7 +45,13 @@ func (r *Repository) CreateHold(ctx context.Context, h catalog.Hold) error {
 	if _, ok := catalog.ParseHoldKey(key); !ok {
 		return fmt.Errorf("hold of run %q: not the id of a run", h.Run)
 	}
-	if err := r.putAll(ctx, key, h, func(err error) bool { return errors.Is(err, storage.ErrExists) }); err != nil {
+	err := r.putAll(ctx, key, h, func(ctx context.Context, s storage.Store, key string, b []byte) error {
+		if err := put(ctx, s, key, b); !errors.Is(err, storage.ErrExists) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("hold of run %s: %w", h.Run, err)
 	}
 	return nil

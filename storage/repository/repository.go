@@ -161,9 +161,9 @@ func (r *Repository) each(stores []Named, f func(i int, s Named) error) error {
 	return errors.Join(errs...)
 }
 
-// putAll writes a small object to every store. The error names those that did not take it; if none did, it is also
+// putAll writes a small object to every store, by put. The error names those that did not take it; if none did, it is also
 // ErrNoStore.
-func (r *Repository) putAll(ctx context.Context, key string, value any) error {
+func (r *Repository) putAll(ctx context.Context, key string, value any, put func(context.Context, storage.Store, string, []byte) error) error {
 	b, err := encode(value)
 	if err != nil {
 		return fmt.Errorf("%s: %w", key, err)
