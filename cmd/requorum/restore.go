@@ -371,9 +371,17 @@ func (t *target) showReport(r restore.Report) {
 	}
 	w("%s %s: %s", r.Kind, r.Run, outcome)
 	w("  source   %s %s, revision %d of %s", r.Source.Kind, r.Source.ID, r.Source.Revision, r.Source.Time.Format(time.RFC3339))
-	w("  opened   at revision %d, cluster id %s", r.TargetRevision, orUnknown(r.ClusterID))
-	for _, g := range r.Ghosts {
-		w("  ghosts   %d removed below %s", g.Count, g.Prefix)
+	reverted := slices.ContainsFunc(r.Stages, func(s restore.ReportStage) bool { return s.Name == string(restore.StepRevert) })
+	proven := r.HealthySeconds > 0
+	switch {
+	case reverted: // nothing was opened
+	case proven:
+		w("  opened   at revision %d, cluster id %s", r.TargetRevision, orUnknown(r.ClusterID))
+		for _, g := range r.Ghosts {
+			w("  ghosts   %d removed below %s", g.Count, g.Prefix)
+		}
+	default:
+		w("  opens    at revision %d, cluster id %s", r.TargetRevision, orUnknown(r.ClusterID))
 	}
 	for _, m := range r.Members {
 		state := "healthy"
@@ -399,10 +407,14 @@ func (t *target) showReport(r restore.Report) {
 		}
 	}
 	for _, s := range r.Stages {
-		w("  stage    %-9s %.2f s", s.Name, s.Seconds)
+		if s.Seconds > 0 {
+			w("  stage    %-9s %.2f s", s.Name, s.Seconds)
+		}
 	}
-	w("  RPO      %.1f s (%s)", r.RPOSeconds, r.RPOBasis)
-	w("  RTO      %.1f s; etcd proven after %.1f s", r.RTOSeconds, r.HealthySeconds)
+	if proven {
+		w("  RPO      %.1f s (%s)", r.RPOSeconds, r.RPOBasis)
+		w("  RTO      %.1f s; etcd proven after %.1f s", r.RTOSeconds, r.HealthySeconds)
+	}
 	if r.Backup != "" {
 		w("  backup   %s is the first of the new line", r.Backup)
 	}
