@@ -183,7 +183,7 @@ func TestWrongKind(t *testing.T) {
 		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.words) {
 			t.Errorf("%s: %v, want %v with %q", test.name, err, test.want, test.words)
 		}
-		if errors.Is(err, ErrOtherKind) && !errors.Is(err, ErrDamaged) || errors.Is(err, ErrOtherKind) != (test.want == ErrOtherKind) {
+		if errors.Is(err, ErrOtherKind) && !errors.Is(err, ErrDamaged) || errors.Is(err, ErrOtherKind) != errors.Is(test.want, ErrOtherKind) {
 			t.Errorf("%s: %v: another kind is damage, and only that is", test.name, err)
 		}
 		if errors.Is(err, ErrDamaged) && errors.Is(err, ErrCannotDecrypt) {
