@@ -79,20 +79,20 @@ func (h *hooks) next(action string) string {
 	return fmt.Sprintf("%s:%d", action, h.count[action])
 }
 
-func (h *hooks) Apply(ctx context.Context, req restore.ApplyRequest) (restore.State, error) {
+func (h *hooks) Apply(ctx context.Context, req restore.ApplyRequest) error {
 	n := h.next(string(req.Action))
 	h.at("before:" + n)
-	s, err := h.Host.Apply(ctx, req)
+	err := h.Host.Apply(ctx, req)
 	h.at("after:" + n)
-	return s, err
+	return err
 }
 
-func (h *hooks) Stage(ctx context.Context, req restore.StageRequest, db io.Reader) (restore.State, error) {
+func (h *hooks) Stage(ctx context.Context, req restore.StageRequest, db io.Reader) error {
 	n := h.next("stage")
 	h.at("before:" + n)
-	s, err := h.Host.Stage(ctx, req, db)
+	err := h.Host.Stage(ctx, req, db)
 	h.at("after:" + n)
-	return s, err
+	return err
 }
 
 type reporter struct {

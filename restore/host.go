@@ -16,17 +16,15 @@ type Host interface {
 	// Inspect reports what the member's place holds and who uses it. It changes nothing.
 	Inspect(ctx context.Context, req InspectRequest) (State, error)
 
-	// Apply does one action, durably, and reports what holds afterwards; only the member's name after actions that change nothing of
-	// what the member uses (beat, record, unlock, release, prune). An action that is already
-	// done is not done again; one that was cut off is completed. Every action but [ActLock] is refused unless the
-	// request's Owner holds the lock.
-	Apply(ctx context.Context, req ApplyRequest) (State, error)
+	// Apply does one action, durably. An action that is already done is not done again; one that was cut off is
+	// completed. Every action but [ActLock] and [ActPrune] is refused unless the request's Owner holds the lock.
+	Apply(ctx context.Context, req ApplyRequest) error
 
 	// Stage builds a complete data dir, and WAL dir if apart, beside the member's present one from
 	// the database that it reads, and makes it durable. A staged dir of the same run that already
 	// holds this very database is kept and db is not read; any other of this run is replaced.
 	// Nothing that the member uses is touched. On failure no complete staged dir is left.
-	Stage(ctx context.Context, req StageRequest, db io.Reader) (State, error)
+	Stage(ctx context.Context, req StageRequest, db io.Reader) error
 
 	// Fetch writes the database file of one of the member's data dirs to w. A missing one is
 	// fs.ErrNotExist; one in use by a process is [HostRunning].

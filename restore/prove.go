@@ -270,8 +270,7 @@ func (x *execution) end(ctx context.Context) error {
 	return each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
 		req := x.request(ActUnlock, m)
 		req.Plan = x.plan
-		_, err := m.On.Apply(ctx, req)
-		return err
+		return m.On.Apply(ctx, req)
 	})
 }
 

@@ -52,7 +52,7 @@ func (r *Restorer) Prune(ctx context.Context, run string, dryRun bool) ([]Kept, 
 			continue
 		}
 		if !dryRun {
-			if _, err := m.On.Apply(ctx, ApplyRequest{Action: ActPrune, Member: m.Member, Run: run, Owner: r.Owner}); err != nil {
+			if err := m.On.Apply(ctx, ApplyRequest{Action: ActPrune, Member: m.Member, Run: run, Owner: r.Owner}); err != nil {
 				failed = append(failed, err)
 				continue
 			}

@@ -141,20 +141,18 @@ func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, 
 	}
 	x := &execution{Restorer: r, plan: &plan, begun: begun, p: p}
 	if unfinished {
-		if err := r.supersede(ctx, of, x); err != nil {
-			return fail(err)
-		}
+		x.supersedes = &of
 	}
 	return x.confirmed(ctx)
 }
 
 // supersede ends the run that is rolled back: from here on the rollback is the unfinished one.
-func (r *Restorer) supersede(ctx context.Context, of Plan, x *execution) error {
-	old := &execution{Restorer: r, plan: &of, begun: x.begun}
+func (x *execution) supersede(ctx context.Context, of Plan) error {
+	old := &execution{Restorer: x.Restorer, plan: &of, begun: x.begun}
 	if err := old.lockAll(ctx); err != nil {
 		return err
 	}
-	if err := r.Repository.ReleaseHold(ctx, of.Run); err != nil {
+	if err := x.Repository.ReleaseHold(ctx, of.Run); err != nil {
 		x.note("the hold of run %s could not be released, so nothing is expired until it is: %v", of.Run, err)
 	}
 	return old.applyAll(ctx, ActUnlock)

@@ -21,7 +21,9 @@ type execution struct {
 	resumed bool
 	p       *prepared // nil until it is needed, on a resumed run
 	waiting Waiting
-	states  map[string]State // as last inspected, with Verify
+	// supersedes is the unfinished run that this one, a rollback, takes the place of.
+	supersedes *Plan
+	states     map[string]State // as last inspected, with Verify; nil after a step that changed something
 
 	healthyAt time.Time
 	members   []ReportMember
@@ -66,6 +68,12 @@ func (x *execution) confirmed(ctx context.Context) (Report, error) {
 			err = ErrDeclined
 		}
 		if err != nil {
+			x.p.close()
+			return Report{}, errors.Join(err, x.removeSpool(x.plan.Run))
+		}
+	}
+	if x.supersedes != nil {
+		if err := x.supersede(ctx, *x.supersedes); err != nil {
 			x.p.close()
 			return Report{}, errors.Join(err, x.removeSpool(x.plan.Run))
 		}
@@ -151,6 +159,10 @@ func (x *execution) take(ctx context.Context, step *Step) error {
 	}
 	x.Progress.Start(string(step.Kind), 0)
 	detail, err := x.do(ctx, step)
+	switch step.Kind {
+	case StepStage, StepExchange, StepAllow, StepStart, StepRevert, StepDiscard:
+		x.states = nil
+	}
 	step.Seconds += x.Now().Sub(begun).Seconds()
 	if err != nil {
 		return err
@@ -203,8 +215,10 @@ func (x *execution) done(ctx context.Context, step *Step) (bool, error) {
 	default:
 		return false, nil
 	}
-	if err := x.see(ctx); err != nil {
-		return false, err
+	if x.states == nil || step.Kind == StepExchange { // nothing is exchanged on an old look
+		if err := x.see(ctx); err != nil {
+			return false, err
+		}
 	}
 	all := func(f func(State) bool) bool {
 		for _, s := range x.states {
@@ -271,7 +285,7 @@ func (x *execution) lockAll(ctx context.Context) error {
 	for i, m := range targets {
 		req := x.request(ActLock, m)
 		req.Plan, req.TakeOver = x.plan, x.TakeOver
-		if _, err := m.On.Apply(ctx, req); err != nil {
+		if err := m.On.Apply(ctx, req); err != nil {
 			x.releaseLocks(ctx, targets[:i])
 			var h *HostError
 			if errors.As(err, &h) && h.Code == HostLocked && h.Lock != nil {
@@ -292,7 +306,7 @@ func (x *execution) releaseLocks(ctx context.Context, targets []Placed) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	_ = each(ctx, targets, func(ctx context.Context, _ int, m Placed) error {
-		if _, err := m.On.Apply(ctx, x.request(ActRelease, m)); err != nil {
+		if err := m.On.Apply(ctx, x.request(ActRelease, m)); err != nil {
 			x.Log.Warn("give the lock back", "member", m.Name, "error", err)
 		}
 		return nil
@@ -310,7 +324,7 @@ func (x *execution) beat(ctx context.Context, cancel context.CancelCauseFunc) {
 		case <-ticker.C:
 		}
 		_ = each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
-			_, err := m.On.Apply(ctx, x.request(ActBeat, m))
+			err := m.On.Apply(ctx, x.request(ActBeat, m))
 			switch {
 			case isHost(err, HostLocked):
 				cancel(fmt.Errorf("another process took this run over: %w", err))
@@ -325,8 +339,7 @@ func (x *execution) beat(ctx context.Context, cancel context.CancelCauseFunc) {
 // applyAll does one action on every member at once.
 func (x *execution) applyAll(ctx context.Context, a Action) error {
 	return each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
-		_, err := m.On.Apply(ctx, x.request(a, m))
-		return err
+		return m.On.Apply(ctx, x.request(a, m))
 	})
 }
 
@@ -335,8 +348,7 @@ func (x *execution) record(ctx context.Context) error {
 	err := each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
 		req := x.request(ActRecord, m)
 		req.Plan = x.plan
-		_, err := m.On.Apply(ctx, req)
-		return err
+		return m.On.Apply(ctx, req)
 	})
 	if err != nil {
 		return fmt.Errorf("save the plan: %w", err)

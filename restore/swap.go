@@ -35,7 +35,7 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 			return fmt.Errorf("open the prepared database: %w", err)
 		}
 		defer f.Close()
-		_, err = m.On.Stage(ctx, StageRequest{Member: m.Member, Run: x.plan.Run, Owner: x.Owner, InitialCluster: cluster,
+		err = m.On.Stage(ctx, StageRequest{Member: m.Member, Run: x.plan.Run, Owner: x.Owner, InitialCluster: cluster,
 			Token: x.plan.Token, Size: want.Size, SHA256: want.SHA256}, f) // a file, which a local host has the kernel copy
 		if err == nil {
 			x.Progress.Advance(string(StepStage), want.Size)
@@ -109,9 +109,6 @@ func (x *execution) gate(ctx context.Context) error {
 // exchange is the second barrier: every member has its new dirs.
 func (x *execution) exchange(ctx context.Context, step *Step) error {
 	for range intrusions {
-		if err := x.see(ctx); err != nil {
-			return err
-		}
 		// Nothing is exchanged unless all of it can be.
 		for _, name := range sortedKeys(x.states) {
 			if s := x.states[name]; s.Place == PlaceOld && !s.Intact {
@@ -155,8 +152,7 @@ func (x *execution) startAgain(ctx context.Context) error {
 		if j := x.states[m.Name].Journal; j == nil || !j.Here.WasRunning {
 			return nil
 		}
-		_, err := m.On.Apply(ctx, x.request(ActStart, m))
-		return err
+		return m.On.Apply(ctx, x.request(ActStart, m))
 	})
 }
 

@@ -63,19 +63,12 @@ func Owner(token string) restore.Owner {
 }
 
 // Apply implements [restore.Host].
-func (h *Host) Apply(ctx context.Context, req restore.ApplyRequest) (restore.State, error) {
+func (h *Host) Apply(ctx context.Context, req restore.ApplyRequest) error {
 	p, err := newPlace(req.Member, req.Run)
 	if err != nil {
-		return restore.State{}, err
+		return err
 	}
-	if err := h.apply(ctx, p, req); err != nil {
-		return restore.State{}, err
-	}
-	switch req.Action {
-	case restore.ActBeat, restore.ActRecord, restore.ActRelease, restore.ActUnlock, restore.ActPrune:
-		return restore.State{Member: req.Member.Name}, nil
-	}
-	return h.inspect(ctx, p, restore.InspectRequest{Member: req.Member, Run: req.Run})
+	return h.apply(ctx, p, req)
 }
 
 func (h *Host) apply(ctx context.Context, p *place, req restore.ApplyRequest) error {

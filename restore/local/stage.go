@@ -20,18 +20,15 @@ import (
 )
 
 // Stage implements [restore.Host].
-func (h *Host) Stage(ctx context.Context, req restore.StageRequest, db io.Reader) (restore.State, error) {
+func (h *Host) Stage(ctx context.Context, req restore.StageRequest, db io.Reader) error {
 	p, err := newPlace(req.Member, req.Run)
 	if err != nil {
-		return restore.State{}, err
+		return err
 	}
 	if err := p.owned(req.Run, req.Owner, h.now()); err != nil {
-		return restore.State{}, err
+		return err
 	}
-	if err := h.stage(ctx, p, req, db); err != nil {
-		return restore.State{}, err
-	}
-	return h.inspect(ctx, p, restore.InspectRequest{Member: req.Member, Run: req.Run})
+	return h.stage(ctx, p, req, db)
 }
 
 func (h *Host) stage(ctx context.Context, p *place, req restore.StageRequest, db io.Reader) error {
