@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
+	"hash"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -101,12 +101,7 @@ func parseLease(k, v []byte) (lease, error) {
 // bucketHash is a sha256 over whole buckets: for each its name, then each row's key and value in key order. Before every
 // byte string stands its length as a big-endian uint32, before a name additionally the byte 'b' and before a key 'r'.
 // A bucket that does not exist counts as empty.
-type bucketHash struct {
-	w interface {
-		io.Writer
-		Sum([]byte) []byte
-	}
-}
+type bucketHash struct{ w hash.Hash }
 
 func newBucketHash() bucketHash { return bucketHash{w: sha256.New()} }
 
@@ -160,15 +155,11 @@ func (p *pages) readSmall(all map[string]bucket, r *Report, l func(lease)) error
 		return err
 	}
 
-	err = p.each(all, schema.Cluster.Name(), func(k, v []byte) error {
+	err = p.each(all, schema.Cluster.Name(), func(k, v []byte) (err error) {
 		if string(k) != string(schema.ClusterDowngradeKeyName) {
 			return nil
 		}
-		var d struct {
-			Enabled bool `json:"enabled"`
-		}
-		err := json.Unmarshal(v, &d)
-		r.Downgrade = d.Enabled
+		r.Downgrade, err = parseDowngrade(v)
 		return err
 	})
 	if err != nil {
@@ -226,6 +217,15 @@ func (p *pages) readAuth(all map[string]bucket, r *Report) error {
 	}
 	r.AuthHash = h.hex()
 	return nil
+}
+
+// parseDowngrade reports whether a cluster's downgrade is under way; a cancelled one leaves its mark, too.
+func parseDowngrade(v []byte) (bool, error) {
+	var d struct {
+		Enabled bool `json:"enabled"`
+	}
+	err := json.Unmarshal(v, &d)
+	return d.Enabled, err
 }
 
 func parseAlarm(k []byte) (Alarm, error) {

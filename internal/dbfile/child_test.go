@@ -25,7 +25,11 @@ const (
 
 // runTestChild serves in these roles.
 func runTestChild() {
-	say := func(stage string) { json.NewEncoder(os.Stdout).Encode(message{Stage: stage}) }
+	say := func(stage string) {
+		if err := json.NewEncoder(os.Stdout).Encode(message{Stage: stage}); err != nil {
+			panic(err)
+		}
+	}
 	switch os.Getenv(childVariable) {
 	case roleFault: // what a disk error or a file that shrinks does to a mapped file
 		data, err := unix.Mmap(3, 0, 1<<20, unix.PROT_READ, unix.MAP_SHARED)
@@ -56,15 +60,16 @@ func bboltCheck(f *os.File) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 3
 	}
-	status := 0
-	db.View(func(tx *bolt.Tx) error {
-		for err := range tx.Check() {
+	err = db.View(func(tx *bolt.Tx) (err error) {
+		for err = range tx.Check() {
 			fmt.Fprintln(os.Stderr, err)
-			status = 3
 		}
-		return nil
+		return err
 	})
-	return status
+	if err != nil {
+		return 3
+	}
+	return 0
 }
 
 // TestChildGoesWrong has children that die, hang or babble: each is a verdict that names the stage, and soon.
@@ -85,7 +90,11 @@ func TestChildGoesWrong(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, err := checkIn(t.Context(), c.role, open(t, path), CheckOptions{Stall: 300 * time.Millisecond})
+			stall := time.Minute
+			if c.role == roleHang {
+				stall = 300 * time.Millisecond
+			}
+			_, err := checkIn(t.Context(), c.role, open(t, path), CheckOptions{Stall: stall})
 			var verdict *CheckError
 			if !errors.As(err, &verdict) || verdict.Stage != StageCrash || verdict.During != c.during || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v, want a crash during %q that says %q", err, c.during, c.says)

@@ -356,7 +356,12 @@ func (done *Prepared) bump(tx *bolt.Tx, target int64) error {
 // cluster's version and the mark of a downgrade.
 func (done *Prepared) setMarks(tx *bolt.Tx, storage string) error {
 	if b := tx.Bucket(schema.Cluster.Name()); b != nil {
-		done.Downgrade = b.Get(schema.ClusterDowngradeKeyName) != nil
+		if v := b.Get(schema.ClusterDowngradeKeyName); v != nil {
+			var err error
+			if done.Downgrade, err = parseDowngrade(v); err != nil {
+				return fmt.Errorf("mark of a downgrade: %w", err)
+			}
+		}
 		if err := tx.DeleteBucket(schema.Cluster.Name()); err != nil {
 			return err
 		}

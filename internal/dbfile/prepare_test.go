@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -26,6 +27,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/member"
 )
 
 var threeMembers = []Member{
@@ -226,6 +228,95 @@ func TestPrepareClearsMissingLeases(t *testing.T) {
 	}
 }
 
+// TestPrepareClearsMarks: what a downgrade under way, a newer server and the old membership left in the file would keep servers from
+// starting, or make them act on it.
+func TestPrepareClearsMarks(t *testing.T) {
+	s := newStore(t, tempFile(t, "db"), storeDefaults)
+	s.Put([]byte("k"), []byte("v"), 0)
+	tx := s.backend.BatchTx()
+	tx.LockOutsideApply()
+	tx.UnsafePut(schema.Cluster, schema.ClusterDowngradeKeyName, []byte(`{"target-version":"3.6.0","enabled":true}`))
+	tx.UnsafePut(schema.Cluster, schema.ClusterClusterVersionKeyName, []byte("3.7.0"))
+	tx.UnsafePut(schema.Meta, schema.MetaConfStateName, []byte(`{"voters":[1,2]}`))
+	tx.UnsafePut(schema.Meta, schema.MetaStorageVersionName, []byte("3.7.0"))
+	tx.UnsafePut(schema.Members, []byte("1"), []byte(`{"id":1,"name":"old","peerURLs":["http://old:2380"]}`))
+	tx.UnsafePut(schema.MembersRemoved, []byte("2"), []byte("removed"))
+	tx.Unlock()
+	path := tempFile(t, "snapshot")
+	s.snapshot(t, path)
+	before, err := checkHere(t, path, CheckOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !before.Downgrade || before.StorageVersion != "3.7.0" || !slices.Equal(before.Members, []string{"old"}) {
+		t.Errorf("the check finds downgrade %v, storage version %q, members %v", before.Downgrade, before.StorageVersion, before.Members)
+	}
+	done, err := Prepare(t.Context(), path, PrepareOptions{TargetRevision: before.Revision + 100, TargetVersion: "3.6.2", Members: threeMembers, Token: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := checkHere(t, path, CheckOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(after.Members)
+	if !done.Downgrade || after.Downgrade || after.StorageVersion != "3.6.0" || after.RaftTerm != 1 || after.ConsistentIndex != 3 || !slices.Equal(after.Members, []string{"a", "b", "c"}) {
+		t.Errorf("prepared %+v, the check finds %+v", done, after)
+	}
+	err = update(path, func(tx *bolt.Tx) error {
+		if tx.Bucket(schema.Cluster.Name()) != nil || tx.Bucket(schema.Meta.Name()).Get(schema.MetaConfStateName) != nil {
+			t.Error("the cluster's version or raft configuration is still in the file")
+		}
+		if n := tx.Bucket(schema.MembersRemoved.Name()).Stats().KeyN; n != 0 {
+			t.Errorf("%d removed members are still in the file", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStageAlone starts a server on a snapshot as it is, with a CORRUPT alarm and a compaction under way, and compares what it serves with
+// the check.
+func TestStageAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts an etcd server")
+	}
+	s := newStore(t, tempFile(t, "db"), storeDefaults)
+	rnd := rand.New(rand.NewPCG(6, 6))
+	s.keys = randomKeys(rnd, 50)
+	for range 300 {
+		s.step(rnd)
+	}
+	s.Put([]byte("/end"), nil, 0)
+	schema.NewAlarmBackend(quiet(), s.backend).MustPutAlarm(&etcdserverpb.AlarmMember{MemberID: 9, Alarm: etcdserverpb.AlarmType_CORRUPT})
+	tx := s.backend.BatchTx()
+	tx.LockOutsideApply()
+	tx.UnsafePut(schema.Meta, schema.ScheduledCompactKeyName, rowKey{main: s.Rev() - 5}.bytes())
+	tx.Unlock()
+	path := tempFile(t, "snapshot")
+	s.snapshot(t, path)
+	r, err := CheckInChild(t.Context(), open(t, path), CheckOptions{TrailerRequired: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Alarms) != 1 || r.CompactRevision != r.Revision-5 {
+		t.Errorf("the check finds alarms %v and compact revision %d of %d", r.Alarms, r.CompactRevision, r.Revision)
+	}
+	dir := filepath.Join(t.TempDir(), "alone")
+	if err := StageAlone(t.Context(), dir, open(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := member.HashOf(t.Context(), dir, r.Revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if HashKV(got.Hash) != r.HashKV || got.Keys != r.Keys || len(got.Leases) != r.Leases || got.Current != r.Revision {
+		t.Errorf("the server has %+v; the check %+v, %d keys, %d leases", got, r.HashKV, r.Keys, r.Leases)
+	}
+}
+
 func TestStorageVersion(t *testing.T) {
 	for target, want := range map[string]string{"3.4.0": "", "3.5.35": "", "3.6.1": "3.6.0", "3.7.3": "3.7.0", "3.9.0": "3.7.0"} {
 		if got, err := storageVersion(target); got != want || err != nil {
@@ -270,16 +361,22 @@ func TestStage(t *testing.T) {
 			t.Errorf("WAL files: %v, want one", wals)
 		}
 		for _, top := range []string{d.DataDir, d.WALDir} {
-			filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+			err := filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+				if err != nil {
+					return err
+				}
 				info, err := e.Info()
 				if err != nil {
-					t.Fatal(err)
+					return err
 				}
 				if mode := info.Mode().Perm(); e.IsDir() && mode != 0o700 || !e.IsDir() && mode != 0o600 {
 					t.Errorf("%s has mode %o", path, mode)
 				}
 				return nil
 			})
+			if err != nil {
+				t.Error(err)
+			}
 		}
 		for _, sub := range []string{"deep", "wals"} {
 			if entries, _ := os.ReadDir(filepath.Join(dir, sub)); len(entries) != 1 {

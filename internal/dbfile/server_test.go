@@ -1,6 +1,7 @@
 package dbfile_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -120,15 +122,28 @@ func hashKV(t testing.TB, c *clientv3.Client, endpoint string, revision int64) d
 
 // TestCheckAgreesWithServers compares checks of snapshots with what servers of every version answer.
 func TestCheckAgreesWithServers(t *testing.T) {
+	type server struct {
+		version string
+		slow    []string // flags that make compactions take their time
+	}
+	servers := []server{
+		{etcdtest.V35, []string{"--experimental-compaction-batch-limit=2", "--experimental-compaction-sleep-interval=200ms"}},
+		{etcdtest.V36, []string{"--compaction-batch-limit=2", "--compaction-sleep-interval=200ms"}},
+		{etcdtest.V37, []string{"--compaction-batch-limit=2", "--compaction-sleep-interval=200ms"}},
+	}
 	for _, version := range etcdtest.Versions() {
-		t.Run(version, func(t *testing.T) {
+		servers = append(servers, server{version: version})
+	}
+	for _, server := range servers {
+		t.Run(server.version+strings.Join(server.slow, ""), func(t *testing.T) {
 			t.Parallel()
-			cluster := etcdtest.StartCluster(t, etcdtest.Options{Version: version, Members: 1})
+			cluster := etcdtest.StartCluster(t, etcdtest.Options{Version: server.version, Members: 1, ExtraFlags: server.slow})
 			c := cluster.Client(t)
 			rnd := rand.New(rand.NewPCG(3, 5))
+			var unfinished int
 			for round := range 12 {
 				workload(t, c, rnd, 60)
-				if round == 7 { // nothing is left, compacted right at the last tombstone
+				if round == 7 && server.slow == nil { // nothing is left, compacted right at the last tombstone
 					r, err := c.Delete(t.Context(), "", clientv3.WithFromKey())
 					if err != nil {
 						t.Fatal(err)
@@ -136,9 +151,13 @@ func TestCheckAgreesWithServers(t *testing.T) {
 					if _, err := c.Compact(t.Context(), r.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
 						t.Fatal(err)
 					}
-					c.Put(t.Context(), "one", "more")
+					etcdtest.Put(t, c, "one", "more")
 				}
-				r := check(t, take(t, c), dbfile.CheckOptions{TrailerRequired: true})
+				spool := take(t, c)
+				if compacting(t, spool) {
+					unfinished++
+				}
+				r := check(t, spool, dbfile.CheckOptions{TrailerRequired: true})
 				if want := hashKV(t, c, c.Endpoints()[0], r.Revision); r.HashKV != want {
 					t.Errorf("round %d: HashKV %+v, the server serves %+v", round, r.HashKV, want)
 				}
@@ -165,8 +184,33 @@ func TestCheckAgreesWithServers(t *testing.T) {
 					t.Errorf("round %d: leases %v, the server has %v", round, ttls, want)
 				}
 			}
+			if server.slow != nil && unfinished == 0 {
+				t.Error("no snapshot caught a compaction under way: the test does not test what it should")
+			}
 		})
 	}
+}
+
+// compacting reports whether a compaction was under way when the snapshot was taken.
+func compacting(t testing.TB, f *os.File) (unfinished bool) {
+	t.Helper()
+	same := func(string, int, os.FileMode) (*os.File, error) {
+		return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	}
+	db, err := bolt.Open("spool", 0, &bolt.Options{ReadOnly: true, OpenFile: same})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket([]byte("meta"))
+		unfinished = !bytes.Equal(meta.Get([]byte("scheduledCompactRev")), meta.Get([]byte("finishedCompactRev")))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return unfinished
 }
 
 // TestPreparedClustersStart restores a database of every version, with alarm, downgrade mark and a missing lease row, to three-member clusters of
@@ -338,11 +382,8 @@ func restore(t *testing.T, from, to string) {
 
 	watching, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	for w := range c.Watch(watching, "/", clientv3.WithPrefix(), clientv3.WithRev(r.Revision+5)) {
-		if w.Err() != rpctypes.ErrCompacted || w.CompactRevision != o.TargetRevision {
-			t.Errorf("a watch from before is told %v, compacted at %d", w.Err(), w.CompactRevision)
-		}
-		return
+	w := <-c.Watch(watching, "/", clientv3.WithPrefix(), clientv3.WithRev(r.Revision+5))
+	if !errors.Is(w.Err(), rpctypes.ErrCompacted) || w.CompactRevision != o.TargetRevision {
+		t.Errorf("a watch from before is told %v, compacted at %d; want that it is compacted at %d", w.Err(), w.CompactRevision, o.TargetRevision)
 	}
-	t.Error("a watch from before hears nothing")
 }

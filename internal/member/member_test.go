@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 )
 
 func TestMain(m *testing.M) {
@@ -117,6 +119,65 @@ func TestDeathIsNoticed(t *testing.T) {
 	}
 	if _, err := Start(ctx, Options{DataDir: broken}); err == nil || !strings.Contains(err.Error(), "its log ends with") {
 		t.Errorf("start on a broken database: %v", err)
+	}
+}
+
+// TestCluster starts three members at once, kills one and goes on.
+func TestCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd servers")
+	}
+	ctx := within(t, time.Minute)
+	dir := t.TempDir()
+	options := make([]Options, 3)
+	var all []string
+	for i := range options {
+		peer, err := freeURL()
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("m%d", i)
+		options[i] = Options{Name: name, DataDir: filepath.Join(dir, name), ListenPeer: peer, Token: "t", NoFsync: true}
+		all = append(all, name+"="+peer)
+	}
+	members := make([]*Process, len(options))
+	g, starting := errgroup.WithContext(ctx)
+	for i := range options {
+		options[i].InitialCluster = strings.Join(all, ",")
+		g.Go(func() (err error) {
+			members[i], err = Start(starting, options[i])
+			return err
+		})
+	}
+	err := g.Wait()
+	for _, m := range members {
+		if m != nil {
+			t.Cleanup(m.Kill)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	put, err := client(t, members[0]).Put(ctx, "k", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client(t, members[2]).Get(ctx, "k"); err != nil { // linearizable: it has the key, too
+		t.Fatal(err)
+	}
+	want, err := members[0].Hash(ctx, put.Header.Revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := members[2].Hash(ctx, put.Header.Revision); err != nil || got != want {
+		t.Errorf("two members serve %+v and %+v, %v", want, got, err)
+	}
+	members[1].Kill()
+	if members[1].Err() != nil {
+		t.Errorf("a killed member has error %v", members[1].Err())
+	}
+	if _, err := client(t, members[0]).Put(ctx, "k", "w"); err != nil {
+		t.Errorf("put with one of three members killed: %v", err)
 	}
 }
 

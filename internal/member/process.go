@@ -48,7 +48,8 @@ type Process struct {
 	wantedCh chan struct{} // closed when Stop or Kill asked for the end
 }
 
-// Start starts an etcd server and returns once it serves. If ctx ends before, or the server does not come up, nothing is left
+// Start starts an etcd server and returns once it serves, for which its cluster needs a quorum: start the members of a new cluster
+// at the same time. If ctx ends before, or the server does not come up, nothing is left
 // running, and the error holds the end of its log. Whoever starts a server stops it; when this process dies, the server does too.
 func Start(ctx context.Context, o Options) (*Process, error) {
 	const attempts = 3 // a port that was free may be taken meanwhile
@@ -255,10 +256,14 @@ func (p *Process) logTail() string {
 		return ""
 	}
 	defer f.Close()
-	if size, err := f.Seek(0, io.SeekEnd); err == nil {
-		f.Seek(max(0, size-most), io.SeekStart)
+	info, err := f.Stat()
+	if err != nil {
+		return ""
 	}
-	tail, _ := io.ReadAll(f)
+	tail, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-most), most))
+	if err != nil {
+		return ""
+	}
 	if _, rest, ok := bytes.Cut(tail, []byte("\n")); ok && len(tail) == most {
 		tail = rest // begin with a whole line
 	}
