@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ const (
 // A command is requorum with arguments, perhaps still running.
 type command struct {
 	*exec.Cmd
-	stdout, stderr bytes.Buffer
+	stdout, stderr output
 	begun          time.Time
 	cancel         context.CancelFunc
 }
@@ -73,6 +74,24 @@ type result struct {
 	args           []string
 	code           int // -1: killed
 	stdout, stderr string
+}
+
+// An output may be looked at while it grows.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // start starts the program in dir. env is added to the environment.
@@ -106,6 +125,14 @@ func (c *command) wait(t *testing.T) result {
 	}
 	t.Logf("%5.1f s, exit code %d: %s", time.Since(c.begun).Seconds(), c.ProcessState.ExitCode(), strings.Join(c.Args, " "))
 	return result{args: c.Args, code: c.ProcessState.ExitCode(), stdout: c.stdout.String(), stderr: c.stderr.String()}
+}
+
+// reaches waits until the command has finished a stage, as its lines on stderr tell.
+func (c *command) reaches(t *testing.T, stage string) {
+	t.Helper()
+	until(t, stage+" of "+strings.Join(c.Args, " "), func() bool {
+		return strings.Contains("\n"+c.stderr.String(), "\n"+stage+" ")
+	})
 }
 
 // signal sends a signal; one that comes too late is no error.
