@@ -98,7 +98,9 @@ func adviceFor(err error) string {
 	case errors.Is(err, context.Canceled), errors.Is(err, errReported):
 		return ""
 	case errors.Is(err, seal.ErrCannotDecrypt):
-		return "give the key that fits as identity_file in the configuration, or --identity-file FILE"
+		return "give the key that fits as identity_file in the configuration; list, show, verify, export and config recover also take --identity-file FILE"
+	case errors.Is(err, restore.ErrAgents):
+		return "look at the agents themselves; requorum check asks them again, without another restore"
 	case errors.Is(err, restore.ErrNothingToRestore), errors.Is(err, catalog.ErrNothingToRestore):
 		return "requorum list shows what there is; a snapshot file from elsewhere can be brought in with requorum import"
 	}

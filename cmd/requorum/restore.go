@@ -297,7 +297,7 @@ func (t *target) planned(plan restore.Plan, err error) error {
 		}
 		return t.printJSON(plan)
 	}
-	if plan.Source.ID != "" { // else it came to an end before there was anything to plan with
+	if plan.TargetRevision > 0 { // else it came to an end before there was anything to plan with
 		t.showPlan(plan)
 	}
 	return err
