@@ -200,7 +200,7 @@ func TestDiskFullWhileStaging(t *testing.T) {
 	before, id := b.rows(), b.clusterID(t)
 	filler := filepath.Join(dir, "filler")
 	_, err := b.restorer(func(at string) {
-		if at == "before:stage:1" {
+		if at == "after:lock:3" {
 			if err := fillDisk(filler, dir); err != nil {
 				t.Error(err)
 			}
@@ -233,7 +233,7 @@ func TestDiskFullWhileStaging(t *testing.T) {
 	}
 }
 
-// fillDisk leaves 2 MiB.
+// fillDisk leaves less than a WAL takes.
 func fillDisk(path, dir string) error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
@@ -244,7 +244,7 @@ func fillDisk(path, dir string) error {
 		return err
 	}
 	defer f.Close()
-	return syscall.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*int64(st.Bsize)-(2<<20))
+	return syscall.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*int64(st.Bsize)-(24<<20))
 }
 
 // A rollback after clients wrote says how much it discards, asks, and restores what was there before without its ghosts, above
