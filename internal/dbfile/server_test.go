@@ -382,6 +382,7 @@ func restore(t *testing.T, from, to string) {
 
 	watching, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
+	c = target.Client(t, target.Members[0].ClientURL) // a member that lags would not know the token yet
 	w := <-c.Watch(watching, "/", clientv3.WithPrefix(), clientv3.WithRev(r.Revision+5))
 	if !errors.Is(w.Err(), rpctypes.ErrCompacted) || w.CompactRevision != o.TargetRevision {
 		t.Errorf("a watch from before is told %v, compacted at %d; want that it is compacted at %d", w.Err(), w.CompactRevision, o.TargetRevision)
