@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -37,14 +38,14 @@ func (a *app) json() bool { return a.output == "json" }
 
 // log is for what happens on the way; it goes to stderr.
 func (a *app) log() *slog.Logger {
-	level := slog.LevelWarn
-	switch {
-	case a.quiet:
-		level = slog.LevelError
-	case a.verbose:
-		level = slog.LevelDebug
+	if a.verbose {
+		return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+	level := slog.LevelWarn
+	if a.quiet {
+		level = slog.LevelError
+	}
+	return slog.New(plainLog{mu: new(sync.Mutex), w: a.err, level: level})
 }
 
 // progress shows the stages of long work: a bar on a terminal, a line per stage

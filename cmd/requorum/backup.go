@@ -69,9 +69,6 @@ func (a *app) taken(result backup.Result, err error) error {
 	if result.ID == "" {
 		return err
 	}
-	for _, w := range result.Warnings {
-		a.say("warning: %s", w)
-	}
 	if a.json() {
 		if printErr := a.printJSON(result); printErr != nil {
 			return printErr

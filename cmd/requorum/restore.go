@@ -115,6 +115,9 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 	if len(t.cluster.Members) == 0 {
 		return nil, usage("cluster %s has no members in the configuration: a restore must know where to rebuild them", t.cluster.Name)
 	}
+	if f.replaceHealthy != "" && f.replaceHealthy != t.cluster.Name {
+		return nil, usage("--replace-healthy %s: the cluster to restore is %s", f.replaceHealthy, t.cluster.Name)
+	}
 	repo, err := t.repository(ctx)
 	if err != nil {
 		return nil, err

@@ -131,7 +131,4 @@ func (a *app) showVerification(v backup.Verification) {
 		}
 		fmt.Fprintf(a.out, "  %s %s: %s\n", mark, c.Name, c.Detail)
 	}
-	for _, w := range v.Warnings {
-		a.say("warning: %s", w)
-	}
 }
