@@ -71,7 +71,7 @@ func (p *place) placeOf(here restore.Here) (restore.Place, string, error) {
 
 // forward takes a unit's exchange to its end from wherever it was cut off.
 func forward(u restore.Unit, swap func(a, b string) (bool, error)) error {
-	for range 4 { // at most: set aside, put in place, final name
+	for range 5 { // at most: back to its name, set aside, put in place, final name, look
 		s, err := look(u)
 		if err != nil {
 			return err
@@ -88,6 +88,8 @@ func forward(u restore.Unit, swap func(a, b string) (bool, error)) error {
 			if done, err = swap(u.Live, u.Staged); err == nil && !done {
 				err = rename(u.Live, u.Before)
 			}
+		case s.live == u.Old && s.before == u.New && u.New != "": // on the way back it was cut off
+			err = rename(u.Before, u.Staged)
 		default:
 			return fmt.Errorf("%s is neither the directory that was there before the run nor the one that it staged", u.Live)
 		}
@@ -100,7 +102,7 @@ func forward(u restore.Unit, swap func(a, b string) (bool, error)) error {
 
 // backward undoes a unit's exchange from wherever it stands; the staged directory gets its name back.
 func backward(u restore.Unit, swap func(a, b string) (bool, error)) error {
-	for range 4 {
+	for range 5 {
 		s, err := look(u)
 		if err != nil {
 			return err
