@@ -59,7 +59,7 @@ func exitCode(err error, caught syscall.Signal) int {
 		return exitTerminate
 	case errors.As(err, &own):
 		return own.code
-	case errors.As(err, &usageErr), errors.As(err, &problems), errors.As(err, &problem), errors.Is(err, config.ErrNoFile):
+	case errors.As(err, &usageErr), errors.As(err, &problems), errors.As(err, &problem), errors.Is(err, config.ErrNoFile), errors.Is(err, catalog.ErrReference):
 		return exitUsage
 	case errors.Is(err, catalog.ErrNothingToRestore), errors.Is(err, restore.ErrNothingToRestore):
 		return exitNothing

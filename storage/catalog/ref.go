@@ -12,6 +12,18 @@ import (
 // ErrNothingToRestore means that no backup is what was asked for.
 var ErrNothingToRestore = errors.New("nothing to restore from")
 
+// ErrReference says that what [Find] was asked for is written wrongly, is too short, or fits several.
+var ErrReference = errors.New("no reference to one backup")
+
+// badReference is an ErrReference that says more.
+type badReference struct{ error }
+
+func (badReference) Is(target error) bool { return target == ErrReference }
+
+func (e badReference) Unwrap() error { return e.error }
+
+func bad(format string, args ...any) error { return badReference{fmt.Errorf(format, args...)} }
+
 // minPrefix is how much of an id is needed at least.
 const minPrefix = 4
 
@@ -114,7 +126,7 @@ func Find(lines []Line, snaps []Snapshot, ref string, now time.Time) (found Snap
 	slices.SortFunc(f.snaps, newestFirst)
 	switch {
 	case ref == "":
-		return Snapshot{}, "", errors.New("no backup was named: write latest, an id, a revision or a moment")
+		return Snapshot{}, "", bad("no backup was named: write latest, an id, a revision or a moment")
 	case ref == "latest":
 		return f.latest()
 	case strings.Trim(ref, "0123456789") == "":
@@ -197,7 +209,7 @@ func joinNotes(notes ...string) string {
 func (f finder) revision(ref string) (Snapshot, string, error) {
 	revision, err := strconv.ParseInt(ref, 10, 64)
 	if err != nil {
-		return Snapshot{}, "", fmt.Errorf("revision %s: too large", ref)
+		return Snapshot{}, "", bad("revision %s: too large", ref)
 	}
 	s, note, ok := f.pick(func(s Snapshot) bool { return s.Line == f.current && s.Revision <= revision })
 	if !ok {
@@ -211,7 +223,7 @@ func (f finder) revision(ref string) (Snapshot, string, error) {
 
 func (f finder) id(ref string) (Snapshot, string, error) {
 	if len(ref) < minPrefix {
-		return Snapshot{}, "", fmt.Errorf("id %s: at least %d characters are needed", ref, minPrefix)
+		return Snapshot{}, "", bad("id %s: at least %d characters are needed", ref, minPrefix)
 	}
 	var match []Snapshot
 	for _, s := range f.snaps {
@@ -229,12 +241,12 @@ func (f finder) id(ref string) (Snapshot, string, error) {
 		}
 		return match[0], note, nil
 	}
-	return Snapshot{}, "", fmt.Errorf("id %s is not unique: %s and %s begin with it; give more of it", ref, match[0].ID, match[1].ID)
+	return Snapshot{}, "", bad("id %s is not unique: %s and %s begin with it; give more of it", ref, match[0].ID, match[1].ID)
 }
 
 func (f finder) line(ref string) (Snapshot, string, error) {
 	if len(ref) < minPrefix {
-		return Snapshot{}, "", fmt.Errorf("id %s: at least %d characters are needed", ref, minPrefix)
+		return Snapshot{}, "", bad("id %s: at least %d characters are needed", ref, minPrefix)
 	}
 	line := ""
 	for _, s := range f.snaps {
@@ -242,7 +254,7 @@ func (f finder) line(ref string) (Snapshot, string, error) {
 			continue
 		}
 		if line != "" && line != s.Line {
-			return Snapshot{}, "", fmt.Errorf("id %s is not unique: lines %s and %s begin with it; give more of it", ref, line, s.Line)
+			return Snapshot{}, "", bad("id %s is not unique: lines %s and %s begin with it; give more of it", ref, line, s.Line)
 		}
 		line = s.Line
 	}
@@ -256,7 +268,7 @@ func (f finder) line(ref string) (Snapshot, string, error) {
 func (f finder) moment(ref string) (Snapshot, string, error) {
 	moment, err := ParseMoment(ref, f.now)
 	if err != nil {
-		return Snapshot{}, "", fmt.Errorf("backup %q: neither latest, an id, a revision nor a moment: %w", ref, err)
+		return Snapshot{}, "", bad("backup %q: neither latest, an id, a revision nor a moment: %w", ref, err)
 	}
 	before := func(s Snapshot) bool { return !s.Time.After(moment) }
 	f.byTime()
