@@ -241,7 +241,7 @@ func (d *demo) scheduledBackup(ctx context.Context) error {
 	b := d.result.Backup
 	d.tell("         Backup %s holds revision %d: %d keys, %s, stored as %s, encrypted.", b.ID, b.Revision, b.Keys, size(b.Data.Bytes), size(b.Data.StoredBytes))
 	for _, p := range b.Proofs {
-		d.check("proof: "+p.Name, p.OK, "%s; %s", p.Where, p.Detail)
+		d.check("proof: "+p.Name, p.OK, "%s", strings.TrimSuffix(p.Where+"; "+p.Detail, "; "))
 	}
 	return nil
 }

@@ -47,7 +47,9 @@ type demoAgent struct {
 func (a *demoAgent) run(ctx context.Context) error {
 	for {
 		step, cancel := context.WithTimeout(ctx, demoCall)
-		_ = a.step(step)
+		if a.step(step) != nil {
+			a.free = time.Time{} // what was seen before etcd was away says nothing
+		}
 		cancel()
 		select {
 		case <-ctx.Done():
