@@ -106,7 +106,11 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	checks, more := r.checks(o, src)
 	refusals = append(refusals, more...)
 	plan.Checks = checks
-	plan.LastServed = servedUntil(known.lastServed(), o, r.Now())
+	source := ""
+	if src != nil {
+		source = src.ID
+	}
+	plan.LastServed = servedUntil(known.lastServed(source), o, r.Now())
 	plan.Highest, plan.HighestFrom = known.highest()
 	if known.err != nil {
 		plan.Notes = append(plan.Notes, "not every store answered: "+known.err.Error())

@@ -226,6 +226,9 @@ type known struct {
 	err   error // of stores that did not answer, beside what the others say
 }
 
+// backupRun is the kind of the records that taking a backup leaves.
+const backupRun = "backup"
+
 // recordsFor is how far back records are read. Older revisions stand in backups, too.
 const recordsFor = 35 * 24 * time.Hour
 
@@ -275,8 +278,9 @@ func (k *known) highest() (rev int64, from string) {
 	return rev, from
 }
 
-// lastServed is the last moment that the stores know the cluster to have served.
-func (k *known) lastServed() Moment {
+// lastServed is the last moment that the stores know the cluster to have served. The record of the run that took the
+// backup source is no news: it is of the same moment, and would make every backup without a later one an RPO of nothing.
+func (k *known) lastServed(source string) Moment {
 	var m Moment
 	take := func(t time.Time, format string, args ...any) {
 		if t.After(m.Time) {
@@ -293,7 +297,7 @@ func (k *known) lastServed() Moment {
 		}
 	}
 	for _, run := range k.runs {
-		if run.Seen != nil {
+		if run.Seen != nil && (run.Snapshot != source || run.Kind != backupRun) {
 			take(run.Seen.Time, "record of run %s", run.ID)
 		}
 	}
