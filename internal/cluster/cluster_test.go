@@ -384,6 +384,30 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// Clock and certificate are seen on the client port, with TLS and without.
+func TestPeek(t *testing.T) {
+	secure := etcdtest.StartCluster(t, etcdtest.Options{Members: 1, TLS: true})
+	plain := etcdtest.StartCluster(t, etcdtest.Options{Version: etcdtest.V34, Members: 1, Name: "plain"})
+	for _, servers := range []*etcdtest.Cluster{secure, plain} {
+		o := cluster.Options{Endpoints: append(servers.Endpoints(), fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t)))}
+		if servers == secure {
+			o.TLS = servers.Certs.ClientTLS(servers.Certs.Client)
+		}
+		c := dial(t, o)
+		own, err := c.ClientCertificate()
+		if err != nil || own.IsZero() == (servers == secure) {
+			t.Errorf("our certificate expires at %v, %v", own, err)
+		}
+		looks := c.Peek(t.Context())
+		if p := looks[0]; p.Err != nil || !p.SkewKnown || p.Skew != 0 || p.Certificate.IsZero() == (servers == secure) {
+			t.Errorf("%+v: want a clock that agrees, and a certificate with TLS", p)
+		}
+		if p := looks[1]; p.Err == nil || p.SkewKnown {
+			t.Errorf("%+v of a port where nothing listens", p)
+		}
+	}
+}
+
 func tlsServer(t *testing.T, certs *etcdtest.Certs, pair etcdtest.KeyPair) string {
 	config := certs.ClientTLS(pair)
 	config.NextProtos = []string{"h2"}

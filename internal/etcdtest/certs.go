@@ -45,7 +45,7 @@ func NewCerts(t testing.TB, dir string) *Certs {
 	other := newAuthority(t, dir, "other-ca")
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
-	valid := time.Now().Add(24 * time.Hour)
+	valid := time.Now().Add(90 * 24 * time.Hour) // far enough off that nothing warns of it
 	return &Certs{
 		CA:      ca.file,
 		Server:  ca.issue(t, dir, "server", valid),
@@ -75,7 +75,7 @@ func newAuthority(t testing.TB, dir, name string) *authority {
 		SerialNumber:          serial(t),
 		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             time.Now().Add(-48 * time.Hour),
-		NotAfter:              time.Now().Add(48 * time.Hour),
+		NotAfter:              time.Now().Add(100 * 24 * time.Hour),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
