@@ -219,7 +219,8 @@ func TestTwoProcesses(t *testing.T) {
 	for i := range wins {
 		s := open(t, dir)
 		wg.Go(func() {
-			for range 200 {
+			// A Put that meets the other's object is refused; how often that happens is the scheduler's business.
+			for deadline := time.Now().Add(30 * time.Second); wins[i] < 50 && time.Now().Before(deadline); {
 				_, err := s.Put(t.Context(), "a/b/k", strings.NewReader("x"))
 				switch {
 				case err == nil:
@@ -234,8 +235,8 @@ func TestTwoProcesses(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if wins[0]+wins[1] < 200 {
-		t.Errorf("only %v of 400 Puts succeeded", wins)
+	if wins[0] < 50 || wins[1] < 50 {
+		t.Errorf("only %v Puts succeeded within 30 s, want 50 of each", wins)
 	}
 	if got := storagetest.Keys(t, open(t, dir), "", ""); len(got) > 0 {
 		t.Errorf("left: %q", got)
