@@ -355,3 +355,5 @@ func (b *bed) places(run string) map[string]restore.State {
 	}
 	return states
 }
+
+func overHealthy(o *restore.Options) { o.ReplaceHealthy = "dcs" }

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -80,7 +81,7 @@ func (r *Restorer) checks(o *observed, src *source) (checks []Check, refusals []
 		}
 		checks = append(checks, flagChecks(m.Member, s)...)
 		if src != nil {
-			checks = append(checks, r.spaceChecks(m, s, src.size)...)
+			checks = append(checks, r.spaceChecks(o, m, src.size)...)
 			checks = append(checks, quotaCheck(m.Name, s, src.size))
 		}
 	}
@@ -116,15 +117,13 @@ func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusa
 			flags = append(flags, "--fenced "+name)
 		}
 		refusals = append(refusals, agents.Refusal{
-			What: fmt.Sprintf("%s of the old cluster's %d members cannot be proven stopped: %s, and together they are a quorum", count(len(unproven)), len(old), strings.Join(unproven, ", ")),
+			What: fmt.Sprintf("%d of the old cluster's %d members cannot be proven stopped: %s, and together they are a quorum", len(unproven), len(old), strings.Join(unproven, ", ")),
 			Risk: "if they still run, or are started again, there are two clusters, and clients write to both; allow it only if each is surely powered off",
 			Flag: strings.Join(flags, " "),
 		})
 	}
 	return refusals
 }
-
-func count(n int) string { return fmt.Sprint(n) }
 
 func describeUse(s State) string {
 	switch {
@@ -169,10 +168,9 @@ func flagChecks(m Member, s State) (checks []Check) {
 	if f.DataDir != "" && filepath.Clean(f.DataDir) != filepath.Clean(m.DataDir) && filepath.Clean(f.DataDir) != s.DataDir {
 		differ("data dir", m.DataDir, f.DataDir)
 	}
-	if f.WALDir != "" || f.Complete {
-		if filepath.Clean(f.WALDir) != filepath.Clean(m.WALDir) {
-			differ("wal dir", orNone(m.WALDir), orNone(f.WALDir))
-		}
+	inside := filepath.Join(m.DataDir, "member", "wal") // etcd's own place for it
+	if have, want := cmp.Or(f.WALDir, inside), cmp.Or(m.WALDir, inside); (f.WALDir != "" || f.Complete) && filepath.Clean(have) != filepath.Clean(want) {
+		differ("wal dir", want, have)
 	}
 	if f.ForceNewCluster {
 		checks = append(checks, Check{Name: "flags", Member: m.Name, Status: CheckFailed,
@@ -189,13 +187,6 @@ func flagChecks(m Member, s State) (checks []Check) {
 	return checks
 }
 
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
-
 // samePort compares scheme and port: the address listened on is often another one than the advertised.
 func samePort(a, b string) bool {
 	ua, err := url.Parse(a)
@@ -207,17 +198,18 @@ func samePort(a, b string) bool {
 const spareBytes = 192 << 20
 
 // spaceChecks compares what will be staged with what is free. Members on one file system share it, so each counts all that are on its host.
-func (r *Restorer) spaceChecks(m Placed, s State, size int64) (checks []Check) {
+func (r *Restorer) spaceChecks(o *observed, m Placed, size int64) (checks []Check) {
+	s := o.states[m.Name]
 	if s.FreeBytes == 0 {
 		return nil
 	}
 	shared := int64(0)
 	for _, other := range r.targets() {
-		if other.On == m.On && filepath.Dir(other.DataDir) == filepath.Dir(m.DataDir) {
+		if other.On == m.On && o.states[other.Name].Device == s.Device {
 			shared++
 		}
 	}
-	need := max(shared, 1) * (size + spareBytes)
+	need := shared * (size + spareBytes)
 	status, verb := CheckOK, "enough for"
 	if s.FreeBytes < need {
 		status, verb = CheckFailed, "not enough for"
@@ -266,8 +258,8 @@ func (r *Restorer) versions(o *observed, src *source) (version string, check Che
 		if s := o.states[m.Name]; s.Version != "" {
 			found[m.Name] = s.Version
 		}
-		for i, st := range o.statuses {
-			if st.Err == nil && i < len(r.Members) && st.Endpoint == m.ClientURL && st.Version != "" && found[m.Name] == "" {
+		for _, st := range o.statuses {
+			if st.Err == nil && st.Endpoint == m.ClientURL && st.Version != "" && found[m.Name] == "" {
 				found[m.Name] = st.Version
 			}
 		}

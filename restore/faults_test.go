@@ -1,3 +1,5 @@
+//go:build linux
+
 package restore_test
 
 import (
@@ -17,8 +19,6 @@ import (
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/restore/local"
 )
-
-func overHealthy(o *restore.Options) { o.ReplaceHealthy = "dcs" }
 
 // Somebody who starts a member in the middle of the swap, by other means than the service's, gets neither an empty member nor a second
 // cluster nor a mixture, and the restore ends whole.

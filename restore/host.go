@@ -187,6 +187,7 @@ type State struct {
 	Journal *Journal `json:"journal,omitempty"`
 
 	FreeBytes   int64     `json:"free_bytes"`        // where the data dir would be staged
+	Device      string    `json:"device,omitempty"`  // with Deep: the file system that FreeBytes is of
 	WALFree     int64     `json:"wal_free"`          // where a WAL dir apart would be staged, else 0
 	DataBytes   int64     `json:"data_bytes"`        // of the present database file
 	LastWrite   time.Time `json:"last_write"`        // newest change of a WAL file

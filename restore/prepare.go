@@ -99,8 +99,8 @@ func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepare
 	fail := func(err error) (*prepared, dbfile.Report, error) {
 		return nil, dbfile.Report{}, errors.Join(err, f.Close(), r.removeSpool(run), lock.Close())
 	}
-	if free, err := freeBytes(r.SpoolDir); err == nil && src.size > 0 && free < src.size+(16<<20) {
-		return fail(fmt.Errorf("spool_dir %s has %s free, the database needs %s: free some, or choose another spool_dir", r.SpoolDir, bytes(free), bytes(src.size)))
+	if free, err := freeBytes(r.SpoolDir); err == nil && src.size > 0 && free < 2*src.size+(64<<20) { // one is started on, to predict
+		return fail(fmt.Errorf("spool_dir %s has %s free, twice the database (%s) passes through it: free some, or choose another spool_dir", r.SpoolDir, bytes(free), bytes(src.size)))
 	}
 	r.Progress.Start("fetch", src.size)
 	if err := src.fetch(ctx, f, func(n int64) { r.Progress.Advance("fetch", n) }); err != nil {
@@ -167,7 +167,7 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 	for _, m := range plan.Members {
 		o.Members = append(o.Members, dbfile.Member{Name: m.Name, PeerURLs: []string{m.PeerURL}})
 	}
-	r.Progress.Start("prepare", 0)
+	r.Progress.Start("edit", 0)
 	done, err := dbfile.Prepare(ctx, r.spoolFile(plan.Run, "db"), o)
 	if err != nil {
 		return fmt.Errorf("prepare the database: %w", err)
@@ -184,7 +184,7 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 	if result.SHA256, result.Size, err = hashFile(ctx, r.spoolFile(plan.Run, "db")); err != nil {
 		return fmt.Errorf("read the prepared database: %w", err)
 	}
-	r.Progress.Done("prepare", fmt.Sprintf("opens at revision %d", result.Revision))
+	r.Progress.Done("edit", fmt.Sprintf("opens at revision %d", result.Revision))
 	r.Progress.Start("predict", 0)
 	hash, err := r.Predict(ctx, r.spoolFile(plan.Run, "db"), result.Revision)
 	if err != nil {

@@ -289,7 +289,7 @@ func (x *execution) runRecord(report Report, failure string) catalog.Run {
 	if err != nil {
 		detail = []byte(strconv.Quote(err.Error()))
 	}
-	run := catalog.Run{ID: x.plan.Run, Kind: string(x.plan.Kind), Outcome: outcome, Cluster: x.Cluster, Host: x.Owner.Host, User: x.Owner.User,
+	run := catalog.Run{ID: x.plan.Run, Kind: string(report.Kind), Outcome: outcome, Cluster: x.Cluster, Host: x.Owner.Host, User: x.Owner.User,
 		Version: x.Version, Started: x.begun.UTC(), Ended: x.Now().UTC(), Snapshot: x.plan.Source.ID, Error: failure, Detail: detail}
 	if x.plan.Source.Kind != "store" {
 		run.Snapshot = ""

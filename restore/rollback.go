@@ -192,11 +192,7 @@ func (r *Restorer) bestBefore(ctx context.Context, of Plan, states map[string]St
 	var looked []error
 	var passed []Candidate
 	for _, m := range r.targets() {
-		src, err := r.beforeOf(of, m, states[m.Name])
-		if err != nil {
-			looked = append(looked, err)
-			continue
-		}
+		src := r.beforeOf(of, m, states[m.Name])
 		report, err := r.probeBefore(ctx, src)
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, cause
@@ -226,16 +222,10 @@ func (r *Restorer) bestBefore(ctx context.Context, of Plan, states map[string]St
 }
 
 // beforeOf is the old database of one member.
-func (r *Restorer) beforeOf(of Plan, m Placed, s State) (*source, error) {
+func (r *Restorer) beforeOf(of Plan, m Placed, s State) *source {
 	req := FetchRequest{Member: m.Member, Before: of.Run}
-	switch s.Place {
-	case PlaceNew:
-	case PlaceOld: // it was not exchanged, or had been before the run ended
-		if s.Journal == nil || s.Journal.Ended.IsZero() {
-			req.Before = ""
-		}
-	default:
-		return nil, fmt.Errorf("%s: %s", m.Name, s.describe())
+	if s.Before == "" && s.Place == PlaceOld && s.Journal != nil && s.Journal.Ended.IsZero() {
+		req.Before = "" // this member was not exchanged
 	}
 	src := &source{Source: Source{Kind: "before", ID: of.Run, Where: m.Name, Time: of.Started, Note: "the old data dir of " + m.Name},
 		serverVersion: of.TargetVersion}
@@ -249,7 +239,7 @@ func (r *Restorer) beforeOf(of Plan, m Placed, s State) (*source, error) {
 		}
 		return err
 	}
-	return src, nil
+	return src
 }
 
 // beforeSource is that of a plan made earlier.
@@ -258,7 +248,7 @@ func (x *execution) beforeSource(run, member string) (*source, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("member %s, whose old data dir run %s restores, is no longer configured", member, x.plan.Run)
 	}
-	return x.beforeOf(Plan{Run: run, Started: x.plan.Source.Time, TargetVersion: x.plan.TargetVersion}, x.Members[i], State{Place: PlaceNew})
+	return x.beforeOf(Plan{Run: run, Started: x.plan.Source.Time, TargetVersion: x.plan.TargetVersion}, x.Members[i], State{Place: PlaceNew}), nil
 }
 
 // probeBefore checks an old database without keeping it.

@@ -83,9 +83,11 @@ func (h *Host) stop(ctx context.Context, p *place) error {
 		return err
 	}
 	if u.stopped() {
-		return nil
-	}
-	if err := p.must(ctx, "stop", p.member.Service.Stop); err != nil {
+		// A service manager may be about to start it again. That there is nothing to stop is no failure.
+		if _, _, err := p.command(ctx, "stop", p.member.Service.Stop); err != nil {
+			return err
+		}
+	} else if err := p.must(ctx, "stop", p.member.Service.Stop); err != nil {
 		return err
 	}
 	deadline := time.NewTimer(stopGrace)
@@ -266,8 +268,8 @@ func (h *Host) start(ctx context.Context, p *place) error {
 	if u.active || len(u.processes) > 0 {
 		return nil
 	}
-	for _, port := range u.ports {
-		what := "something else"
+	if len(u.ports) > 0 {
+		port, what := u.ports[0], "something else"
 		if port.PID != 0 {
 			what = fmt.Sprintf("process %d (%s)", port.PID, port.Owner)
 		}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/requorum/requorum/restore"
 )
@@ -124,3 +125,5 @@ func TestExchangeRefusesStrangers(t *testing.T) {
 		t.Errorf("the place is %q, %v", where, err)
 	}
 }
+
+var time0 = time.Date(2026, 11, 22, 5, 55, 0, 0, time.UTC)

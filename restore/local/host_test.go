@@ -1,3 +1,5 @@
+//go:build linux
+
 package local
 
 import (
@@ -19,8 +21,6 @@ import (
 
 	"github.com/requorum/requorum/restore"
 )
-
-var time0 = time.Date(2026, 11, 22, 5, 55, 0, 0, time.UTC)
 
 // A rig is one member without a server: its status command says so.
 type rig struct {
@@ -170,7 +170,11 @@ func TestEveryLayout(t *testing.T) {
 			if err := syscall.Mount("tmpfs", r.member.DataDir, "tmpfs", 0, "size=300m"); err != nil {
 				t.Skipf("mount: %v", err)
 			}
-			t.Cleanup(func() { syscall.Unmount(r.member.DataDir, syscall.MNT_DETACH) })
+			t.Cleanup(func() {
+				if err := syscall.Unmount(r.member.DataDir, syscall.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
 			r.old()
 			return r
 		},
@@ -322,7 +326,10 @@ func TestIntruderInTheExchange(t *testing.T) {
 		j.Here.SwapBegun = time.Now()
 		return p.writeJournal(j)
 	})
-	defer func() { intruder.Process.Kill(); intruder.Wait() }()
+	defer func() {
+		_ = intruder.Process.Kill()
+		_ = intruder.Wait() // it was killed
+	}()
 	var h *restore.HostError
 	if !errors.As(err, &h) || h.Code != restore.HostRunning || !strings.Contains(h.What, fmt.Sprint(intruder.Process.Pid)) {
 		t.Fatalf("exchange with an intruder: %v", err)

@@ -98,6 +98,10 @@ func (h *Host) inspectDeep(ctx context.Context, p *place, s *restore.State) {
 	if s.FreeBytes, err = free(beside); err != nil {
 		problem("disk space", "%v", err)
 	}
+	var st unix.Stat_t
+	if err := unix.Stat(beside, &st); err == nil {
+		s.Device = fmt.Sprint(st.Dev)
+	}
 	dirs := []string{beside, filepath.Dir(p.state)}
 	if p.apart {
 		beside := filepath.Dir(p.wal)
