@@ -106,7 +106,7 @@ func (a *app) report(ctx context.Context, err error) {
 	}
 	if a.json() {
 		_ = a.printJSON(map[string]any{"error": map[string]any{
-			"what": err.Error(), "where": whereOf(err), "advice": advice, "code": exitCode(err, 0)}})
+			"what": err.Error(), "where": whereOf(err), "advice": adviceIn(err), "code": exitCode(err, s.Signal)}})
 	}
 }
 

@@ -153,7 +153,7 @@ func (d *demo) check(name string, ok bool, format string, args ...any) {
 // perform is the story. Its error says that it could not be told to the end.
 func (d *demo) perform(ctx context.Context, names []string) error {
 	d.step("Three etcd members start on this machine.")
-	if err := d.site.start(ctx); err != nil {
+	if err := d.site.start(); err != nil {
 		return err
 	}
 	var endpoints []string

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,8 +87,8 @@ func newDemoSite(a *app, dir, storeURL string, expect []string) (*demoSite, erro
 	for i := range members {
 		m := &members[i]
 		pid := filepath.Join(dir, m.Name, "pid")
-		m.Start = yamlQuote(fmt.Sprintf("%s member --name %s --data-dir %s --listen-client %s --listen-peer %s --initial-cluster %s --initial-cluster-token first --pid-file %s --log-file %s --while %d &",
-			shellQuote(self), m.Name, shellQuote(m.DataDir), m.ClientURL, m.PeerURL, strings.Join(initial, ","), shellQuote(pid), shellQuote(filepath.Join(dir, m.Name, "etcd.log")), os.Getpid()))
+		m.Start = yamlQuote(fmt.Sprintf("%s member --name %s --data-dir %s --listen-client %s --listen-peer %s --initial-cluster %s --initial-cluster-token first --log-file %s --while %d & echo $! > %s",
+			shellQuote(self), m.Name, shellQuote(m.DataDir), m.ClientURL, m.PeerURL, strings.Join(initial, ","), shellQuote(filepath.Join(dir, m.Name, "etcd.log")), os.Getpid(), shellQuote(pid)))
 		// A killed process can linger as a zombie where nobody reaps; that is not alive.
 		alive := fmt.Sprintf(`p=$(cat %s 2>/dev/null) && grep -q '^State:.[^Z]' "/proc/$p/status" 2>/dev/null`, shellQuote(pid))
 		m.Status = yamlQuote(alive)
@@ -130,17 +129,18 @@ func newDemoSite(a *app, dir, storeURL string, expect []string) (*demoSite, erro
 }
 
 // start runs every member's own start command, as a restore does.
-func (s *demoSite) start(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
+func (s *demoSite) start() error {
+	var group errgroup.Group
 	for _, m := range s.members {
-		group.Go(func() error { return shell(ctx, m.Service.Start) })
+		group.Go(func() error { return shell(m.Service.Start) })
 	}
 	return group.Wait()
 }
 
-// shell runs a start command: in a session of its own, so that Ctrl-C does not reach what it starts.
-func shell(ctx context.Context, command string) error {
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+// shell runs a start command: in a session of its own, so that Ctrl-C does not reach what it starts, and to its end, so that what it
+// starts is known.
+func shell(command string) error {
+	cmd := exec.Command("/bin/sh", "-c", command)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", command, err)

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"syscall"
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/backup"
+	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/internal/seal"
@@ -82,12 +84,47 @@ func exitCode(err error, caught syscall.Signal) int {
 // whereOf names the thing that an error is about, for scripts; "" if unknown.
 func whereOf(err error) string {
 	var problem config.Problem
+	var problems config.Problems
+	var member *cluster.Error
 	var store *storage.Error
 	switch {
 	case errors.As(err, &problem):
 		return problem.Key
+	case errors.As(err, &problems) && len(problems) > 0:
+		return problems[0].Key
+	case errors.As(err, &member):
+		return member.Endpoint
 	case errors.As(err, &store):
 		return store.Store
+	}
+	return ""
+}
+
+// adviceIn is what to try, for scripts: what adviceFor says, else what the error itself says among other things.
+func adviceIn(err error) string {
+	if advice := adviceFor(err); advice != "" {
+		return advice
+	}
+	var flags []string
+	refusals, _ := agents.SplitRefusals(err)
+	for _, r := range refusals {
+		flags = append(flags, r.Flag)
+	}
+	var stopped *restore.Stopped
+	var problems config.Problems
+	var member *cluster.Error
+	var store *storage.Error
+	switch {
+	case len(flags) > 0:
+		return strings.Join(flags, " ")
+	case errors.As(err, &stopped) && len(stopped.Next) > 0:
+		return strings.Join(stopped.Next, "; or ")
+	case errors.As(err, &problems) && len(problems) > 0:
+		return problems[0].Advice
+	case errors.As(err, &member):
+		return member.Advice
+	case errors.As(err, &store):
+		return store.Advice
 	}
 	return ""
 }

@@ -16,7 +16,6 @@ import (
 // that its restore goes through the very commands that a real one goes through.
 func newMemberCommand(*app) *cobra.Command {
 	var o member.Options
-	var pidFile string
 	var while int
 	cmd := &cobra.Command{
 		Use:    "member",
@@ -26,11 +25,6 @@ func newMemberCommand(*app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithCancel(cmd.Context())
 			defer cancel()
-			if pidFile != "" {
-				if err := os.WriteFile(pidFile, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600); err != nil {
-					return fmt.Errorf("writing the pid file of member %s: %w", o.Name, err)
-				}
-			}
 			if while > 0 {
 				go endWith(ctx, while, cancel)
 			}
@@ -45,7 +39,6 @@ func newMemberCommand(*app) *cobra.Command {
 	flags.StringVar(&o.InitialCluster, "initial-cluster", "", "all members, `NAME=URL,…`")
 	flags.StringVar(&o.Token, "initial-cluster-token", "", "initial cluster `TOKEN`")
 	flags.StringVar(&o.LogFile, "log-file", "", "`FILE` for the server's log")
-	flags.StringVar(&pidFile, "pid-file", "", "`FILE` for the process id")
 	flags.IntVar(&while, "while", 0, "end when the process `PID` has ended")
 	return cmd
 }
