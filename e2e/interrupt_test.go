@@ -1,0 +1,183 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// A backup that is told to stop does so at once, says which signal it was, and leaves nothing: nothing in the spool, no object and no
+// unfinished upload in the store.
+func TestSignalsDuringBackup(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		signal syscall.Signal
+		code   int
+		s3     bool
+	}{{syscall.SIGINT, exitInterrupt, true}, {syscall.SIGTERM, exitTerminate, false}} {
+		t.Run(c.signal.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}, s3: c.s3})
+			s.fill(4000, 5000)
+			slow := etcdtest.NewProxy(t, strings.TrimPrefix(s.endpoints[0], "http://"))
+			if c.s3 {
+				slow = etcdtest.NewProxy(t, s.s3.Addr)
+				s.throughS3("http://" + slow.Addr())
+				slow.Set(etcdtest.Fault{UpRate: 2 << 20})
+			} else { // a slow stream keeps the object in the directory unfinished
+				s.endpoints = []string{"http://" + slow.Addr()}
+				slow.Set(etcdtest.Fault{DownRate: 2 << 20})
+			}
+			s.configure()
+			backup := s.start("backup", "dcs")
+			until(t, "the upload to be under way", func() bool {
+				up, down := slow.Bytes()
+				return up+down > 4<<20
+			})
+			told := time.Now()
+			backup.signal(t, c.signal)
+			backup.wait(t).exits(t, c.code, "stopped by")
+			if took := time.Since(told); took > 20*time.Second {
+				t.Errorf("it took %v to stop", took)
+			}
+			slow.Set(etcdtest.Fault{})
+			s.nothingLeft()
+			s.backup() // and nothing is in the way of the next one
+		})
+	}
+}
+
+// nothingLeft fails the test if a backup that did not succeed has left something.
+func (s *site) nothingLeft() {
+	s.t.Helper()
+	if found := s.snapshots(); len(found) > 0 {
+		s.t.Errorf("the store holds %q", found)
+	}
+	if found := s.spooled(); len(found) > 0 {
+		s.t.Errorf("the spool holds %q", found)
+	}
+	if all := s.list(); len(all) > 0 {
+		s.t.Errorf("list shows %+v", all)
+	}
+}
+
+// Killed at any moment, a backup is there whole or not at all, nothing of the database stays in the spool, and what the killed runs left in
+// the store is swept once it is old enough.
+func TestKilledBackup(t *testing.T) {
+	t.Parallel()
+	for _, s3 := range []bool{false, true} {
+		t.Run(map[bool]string{false: "directory", true: "s3"}[s3], func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}, s3: s3})
+			s.sweepAfter = "1s"
+			s.configure()
+			s.fill(4000, 5000)
+			begun := time.Now()
+			s.backup()
+			took := time.Since(begun)
+			left := 0
+			for i := range 8 {
+				// Spread over the whole run, and a little at random.
+				at := took*time.Duration(i+1)/9 + rand.N(took/9)
+				backup := s.start("backup", "dcs")
+				time.Sleep(at) // the moment is what is tested
+				backup.signal(t, syscall.SIGKILL)
+				backup.wait(t)
+				if found := s.spooled(); len(found) > 0 {
+					t.Errorf("killed after %v, it left %q in the spool", at, found)
+				}
+				left = max(left, len(s.snapshots()))
+			}
+			s.run("expire", "dcs", "--dry-run").exits(t, exitOK)
+			all := s.list()
+			var stray []string
+			// A store's clock may count whole seconds only.
+			until(t, "expire to sweep what is old enough", func() bool {
+				s.run("expire", "dcs").exits(t, exitOK)
+				stray = slices.DeleteFunc(s.snapshots(), func(key string) bool {
+					return !strings.HasPrefix(key, "upload of ") && slices.ContainsFunc(all, func(l listed) bool { return strings.Contains(key, l.ID) })
+				})
+				return len(stray) == 0
+			})
+			whole := slices.DeleteFunc(s.snapshots(), func(key string) bool { return !strings.HasSuffix(key, "manifest.json") })
+			t.Logf("%d backups survived, up to %d objects stood there", len(whole), left)
+			if again := s.list(); len(whole) != len(all) || len(again) != len(all) || len(all) == 0 {
+				t.Errorf("%d manifests, %d listed, before the sweep %d", len(whole), len(again), len(all))
+			}
+			s.run("verify", "dcs", "--all").exits(t, exitOK)
+		})
+	}
+}
+
+// A store that refuses, is slow, or cuts every upload off half-way: a slow one gets its backup, the others a message that names the
+// store, and nothing becomes visible.
+func TestFaultyStore(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}, s3: true})
+	s.fill(2000, 5000)
+	proxy := etcdtest.NewProxy(t, s.s3.Addr)
+	s.throughS3("http://" + proxy.Addr())
+	s.configure()
+	for name, fault := range map[string]etcdtest.Fault{
+		"refused": {Refuse: true},
+		"cut off": {CutUp: 1 << 20},
+	} {
+		proxy.Set(fault)
+		proxy.Reset()
+		t.Logf("%s:", name)
+		s.run("backup", "dcs").exits(t, exitError, s.bucket)
+		proxy.Set(etcdtest.Fault{})
+		s.nothingLeft()
+	}
+	proxy.Set(etcdtest.Fault{UpRate: 2 << 20, Delay: 5 * time.Millisecond})
+	s.backup()
+	proxy.Set(etcdtest.Fault{CutDown: 1 << 20})
+	proxy.Reset()
+	s.run("verify", "dcs").exits(t, exitOK) // a cut download goes on from where it was
+	if all := s.list(); len(all) != 1 || all[0].Failed {
+		t.Errorf("a cut connection is no verdict on the backup: %+v", all)
+	}
+}
+
+// A full disk is told as what it is, with the directory's name, and nothing is left on it.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
+	s.fill(2000, 5000)
+	small := filepath.Join(s.dir, "small")
+	if err := os.Mkdir(small, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("a small disk cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(small, 0); err != nil {
+			t.Errorf("unmount %s: %v", small, err)
+		}
+	})
+	s.spool = filepath.Join(small, "spool")
+	s.configure()
+	s.run("backup", "dcs").exits(t, exitError, s.spool, "free")
+	s.nothingLeft()
+
+	s.spool = filepath.Join(s.dir, "spool")
+	store := s.store
+	s.store = fmt.Sprintf("{file: {path: %s}}", small)
+	s.configure()
+	s.run("backup", "dcs").exits(t, exitError, small, "no space left")
+	if found, _ := filepath.Glob(small + "/dcs/snapshots/*/*/*"); len(found) > 0 {
+		t.Errorf("the full store holds %q", found)
+	}
+	s.store = store
+	s.configure()
+	s.backup()
+}

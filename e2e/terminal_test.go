@@ -1,0 +1,42 @@
+package e2e
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// A person who waits sees bars with bytes and rate; a log gets one line a stage, without anything that only a terminal understands.
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	needs(t, "script")
+	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
+	s.fill(2000, 5000)
+	slow := etcdtest.NewProxy(t, strings.TrimPrefix(s.endpoints[0], "http://"))
+	slow.Set(etcdtest.Fault{DownRate: 8 << 20})
+	s.endpoints = []string{"http://" + slow.Addr()}
+	s.configure()
+
+	terminal := startProgram(t, s.dir, append(s.env, "TERM=xterm"), "script", "-qec", "stty cols 120 rows 40; exec "+program+" backup dcs", "/dev/null").wait(t).exits(t, exitOK)
+	if !regexp.MustCompile(`stream +\[=*>?-* *\] .*[kM]B / .*[kM]B.*[kM]B/s`).MatchString(terminal.stdout) {
+		t.Errorf("no bar with bytes and rate is on the terminal:\n%s", fmt.Sprintf("%q", terminal.stdout))
+	}
+
+	plain := s.run("backup", "dcs").exits(t, exitOK)
+	if strings.ContainsAny(plain.stderr, "\x1b\r") {
+		t.Errorf("control characters stand in what may be a log: %q", plain.stderr)
+	}
+	seen := map[string]int{}
+	for _, line := range strings.Split(strings.TrimSpace(plain.stderr), "\n") {
+		stage, _, _ := strings.Cut(line, "  ")
+		seen[stage]++
+	}
+	for _, stage := range []string{"choose member", "stream", "upload", "check", "commit"} {
+		if seen[stage] != 1 {
+			t.Errorf("the stage %q has %d lines:\n%s", stage, seen[stage], plain.stderr)
+		}
+	}
+}
