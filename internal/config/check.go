@@ -164,22 +164,28 @@ func (k *checker) positive(key string, d Duration) {
 func (k *checker) reported(key string) bool { return k.bad[key] }
 
 func (k *checker) connection(key string, c Connection) {
-	k.twice(texts(c.Endpoints), item(key+".endpoints"), "the endpoint")
-	https, http := 0, 0
-	for i, e := range c.Endpoints {
-		switch {
-		case e == "":
-		case e.HTTPS():
-			https++
-		default:
-			if http++; https > 0 {
-				k.add(item(key+".endpoints")(i), "http and https endpoints are mixed", "use one of them for all")
-			}
+	k.urls(key+".endpoints", "endpoint", c.Endpoints)
+	k.access(key, "endpoints", c.Endpoints, c.Access)
+}
+
+// urls reports a list that names a server twice or mixes http and https.
+func (k *checker) urls(key, what string, list []URL) {
+	k.twice(texts(list), item(key), "the "+what)
+	https := false
+	for i, u := range list {
+		if u != "" && !u.HTTPS() && https {
+			k.add(item(key)(i), "http and https "+what+"s are mixed", "use one of them for all")
 		}
+		https = https || u.HTTPS()
 	}
+}
+
+// access checks what the servers at urls, the value of the key named list, ask of their client.
+func (k *checker) access(key, list string, urls []URL, c Access) {
 	if t := c.TLS; t != nil {
-		if http > 0 && https == 0 {
-			k.add(key+".tls", "the endpoints are http, so TLS would not be used", "write the endpoints with https, or remove tls")
+		plain := slices.ContainsFunc(urls, func(u URL) bool { return u != "" && !u.HTTPS() })
+		if plain && !slices.ContainsFunc(urls, URL.HTTPS) {
+			k.add(key+".tls", "the "+list+" are http, so TLS would not be used", "write the "+list+" with https, or remove tls")
 		}
 		k.pair(key+".tls", "cert", "key")
 		k.exposed(key+".tls.key", t.Key)

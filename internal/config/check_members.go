@@ -1,6 +1,7 @@
 package config
 
 import (
+	"path"
 	"strings"
 	"unicode"
 )
@@ -109,6 +110,9 @@ func (k *checker) agents(key string, cl *Cluster) {
 		k.agent(at, a)
 		if a.Kind() != "" && a.Name() != "" {
 			names[i] = a.Kind() + " " + a.Name()
+			if a.Patroni != nil { // one name may stand in two namespaces
+				names[i] = a.Kind() + " " + path.Join("/", a.prefix())
+			}
 		}
 		for j, keep := range cl.KeepLeased {
 			owned := a.prefix()
@@ -153,7 +157,8 @@ func (k *checker) agent(key string, a Agent) {
 		if !strings.HasPrefix(p.Namespace, "/") && k.written(key+".patroni.namespace") && !k.reported(key+".patroni.namespace") {
 			k.add(key+".patroni.namespace", quote(p.Namespace)+" does not begin with /", "write it like /service")
 		}
-		k.twice(texts(p.REST), item(key+".patroni.rest"), "the REST URL")
+		k.urls(key+".patroni.rest", "REST URL", p.REST)
+		k.access(key+".patroni", "REST URLs", p.REST, p.Access)
 		k.positive(key+".patroni.deadline", p.Deadline)
 	}
 	if l := a.Leased; l != nil {

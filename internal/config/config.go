@@ -36,7 +36,12 @@ type Config struct {
 
 // Connection is how to reach an etcd.
 type Connection struct {
-	Endpoints    []URL  `key:"endpoints"`
+	Endpoints []URL `key:"endpoints"`
+	Access
+}
+
+// Access is what a server asks of its client: TLS and a password.
+type Access struct {
 	TLS          *TLS   `key:"tls"`
 	Username     string `key:"username"`
 	Password     Secret `key:"password"`
@@ -138,12 +143,14 @@ type Agent struct {
 	Kubernetes *Kubernetes `key:"kubernetes"`
 }
 
-// Patroni is one Patroni scope.
+// Patroni is one Patroni scope. Its Access is that of the REST API. Without REST the agents are found by the keys that they
+// registered.
 type Patroni struct {
-	Scope     string   `key:"scope,required"`
-	Namespace string   `key:"namespace" default:"/service"`
-	REST      []URL    `key:"rest"`
-	Deadline  Duration `key:"deadline" default:"5m"`
+	Scope     string `key:"scope,required"`
+	Namespace string `key:"namespace" default:"/service"`
+	REST      []URL  `key:"rest" default:"(found in the backup)"`
+	Access
+	Deadline Duration `key:"deadline" default:"5m"`
 }
 
 // Leased is leased keys under a prefix that their owners register anew. With neither Count nor Expect they are

@@ -20,7 +20,7 @@ func reference(t *testing.T) (doc, dir string) {
 	}
 	dir = t.TempDir()
 	doc = strings.NewReplacer("/run/secrets/", dir+"/", "/usr/local/bin/", dir+"/").Replace(string(b))
-	for _, name := range []string{"ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "age.key", "s3", "election", "etcd"} {
+	for _, name := range []string{"ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "patroni-ca.pem", "patroni.pem", "patroni-key.pem", "patroni", "age.key", "s3", "election", "etcd"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("x\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -29,7 +29,7 @@ func reference(t *testing.T) (doc, dir string) {
 }
 
 var exampleEnv = map[string]string{
-	"LAB_ETCD_PASSWORD": "lab-secret", "S3_SECRET_KEY": "s3cret", "S3_SESSION_TOKEN": "token-secret", "ETCD_PASSWORD": "etcd", "ELECTION_PASSWORD": "e",
+	"LAB_ETCD_PASSWORD": "lab-secret", "LAB_PATRONI_PASSWORD": "p", "S3_SECRET_KEY": "s3cret", "S3_SESSION_TOKEN": "token-secret", "ETCD_PASSWORD": "etcd", "ELECTION_PASSWORD": "e",
 }
 
 func env(vars map[string]string) func(string) (string, bool) {

@@ -90,13 +90,13 @@ func either(inline Secret, file File) (Secret, error) {
 	return ReadSecret(file)
 }
 
-// Credentials returns user name and password; both empty when the cluster is used without.
-func (c Connection) Credentials() (username string, password Secret, err error) {
-	password, err = either(c.Password, c.PasswordFile)
+// Credentials returns user name and password; both empty when the server is used without.
+func (a Access) Credentials() (username string, password Secret, err error) {
+	password, err = either(a.Password, a.PasswordFile)
 	if err != nil {
-		return "", Secret{}, fmt.Errorf("password of etcd user %s: %w", c.Username, err)
+		return "", Secret{}, fmt.Errorf("password of user %s: %w", a.Username, err)
 	}
-	return c.Username, password, nil
+	return a.Username, password, nil
 }
 
 // Credentials returns the configured keys; all empty when the AWS SDK's own chain is to find them.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/requorum/requorum/internal/seal"
@@ -16,16 +17,17 @@ import (
 // certificates at each handshake, so that renewed ones count without a new start. An error names the file and what is
 // wrong with it: missing, no PEM, certificate and key that do not belong together, not yet valid, expired.
 func (c Connection) TLSConfig(now func() time.Time) (*tls.Config, error) {
-	https := false
-	for _, e := range c.Endpoints {
-		https = https || e.HTTPS()
-	}
-	if !https {
+	if !slices.ContainsFunc(c.Endpoints, URL.HTTPS) {
 		return nil, nil
 	}
+	return c.Access.TLSConfig(now)
+}
+
+// TLSConfig is what a client of an https server needs; see [Connection.TLSConfig].
+func (a Access) TLSConfig(now func() time.Time) (*tls.Config, error) {
 	var t TLS
-	if c.TLS != nil {
-		t = *c.TLS
+	if a.TLS != nil {
+		t = *a.TLS
 	}
 	return t.Config(now)
 }
@@ -131,11 +133,11 @@ func (c *Config) CheckFiles(now time.Time) Problems {
 			k.add(key, err.Error(), "")
 		}
 	}
-	connection := func(key string, conn Connection) {
-		if _, _, err := conn.Credentials(); err != nil {
+	access := func(key string, a Access) {
+		if _, _, err := a.Credentials(); err != nil {
 			fails(key+".password_file", err)
 		}
-		if t := conn.TLS; t != nil {
+		if t := a.TLS; t != nil {
 			if t.CA != "" {
 				_, err := ReadCA(t.CA, now)
 				fails(key+".tls.ca", err)
@@ -147,7 +149,12 @@ func (c *Config) CheckFiles(now time.Time) Problems {
 		}
 	}
 	for _, cl := range c.Sorted() {
-		connection("clusters."+cl.Name, cl.Connection)
+		access("clusters."+cl.Name, cl.Access)
+		for i, a := range cl.Agents {
+			if a.Patroni != nil {
+				access(item("clusters."+cl.Name+".agents")(i)+".patroni", a.Patroni.Access)
+			}
+		}
 		if cl.IdentityFile == "" {
 			continue
 		}
@@ -170,7 +177,7 @@ func (c *Config) CheckFiles(now time.Time) Problems {
 		}
 	}
 	if c.Election != nil {
-		connection("election", c.Election.Connection)
+		access("election", c.Election.Access)
 	}
 	k.problems.Sort()
 	return k.problems

@@ -162,7 +162,7 @@ stores:
 		t.Fatal(err)
 	}
 	got := strings.ReplaceAll(c.CheckFiles(noon).Error(), dir+"/", "")
-	const want = `x.yaml:2: clusters.a.password_file: password of etcd user u: empty is empty
+	const want = `x.yaml:2: clusters.a.password_file: password of user u: empty is empty
 x.yaml:2: clusters.a.tls.ca: CA old.pem expired on 2026-05-31T12:00:00Z: renew it
 x.yaml:2: clusters.a.tls.cert: client certificate old.pem (CN=old) expired on 2026-05-31T12:00:00Z: renew it
 x.yaml:2: clusters.a.identity_file: it opens nothing that is encrypted to the recipients; add the recipient of this identity, or name the identity of one of the recipients

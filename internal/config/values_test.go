@@ -59,7 +59,7 @@ func TestReadSecret(t *testing.T) {
 			t.Errorf("%.10q: got %q, %v", c.content, got.Reveal(), err)
 		}
 	}
-	conn := Connection{Username: "u", PasswordFile: File(filepath.Join(dir, "gone"))}
+	conn := Access{Username: "u", PasswordFile: File(filepath.Join(dir, "gone"))}
 	if _, _, err := conn.Credentials(); err == nil || !strings.Contains(err.Error(), "gone") {
 		t.Errorf("a missing password file: %v", err)
 	}
