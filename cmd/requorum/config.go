@@ -19,6 +19,7 @@ import (
 
 func newConfigCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check the configuration, or rebuild it from a bucket"}
+	only(cmd)
 	cmd.AddCommand(newConfigCheckCommand(a), newConfigRecoverCommand(a))
 	return cmd
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -52,6 +53,7 @@ func newRoot(a *app) *cobra.Command {
 	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of the data on stdout: table or json")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no prose, no progress")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more on the way")
+	only(root)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%v; see %s --help", err, cmd.CommandPath())
 	})
@@ -79,6 +81,23 @@ func newRoot(a *app) *cobra.Command {
 	root.SetHelpCommandGroupID("setup")
 	root.SetCompletionCommandGroupID("setup")
 	return root
+}
+
+// only makes a command that does nothing but hold others show its help, and answer an unknown one as any other mistake on the command line.
+func only(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		advice := "see " + cmd.CommandPath() + " --help"
+		if meant := cmd.SuggestionsFor(args[0]); len(meant) > 0 {
+			advice = "did you mean " + strings.Join(meant, " or ") + "?"
+		}
+		return usage("unknown command %q for %s; %s", args[0], cmd.CommandPath(), advice)
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.SuggestionsMinimumDistance = 2
 }
 
 // usageError is a mistake on the command line: exit code 2.
