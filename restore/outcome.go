@@ -154,10 +154,16 @@ func (x *execution) report(failure error) Report {
 			r.RTOSeconds = total(s.Done)
 		}
 	}
-	if r.Members == nil {
-		r.Members = []ReportMember{}
-	}
+	r.Members, r.Proof, r.Agents = listed(r.Members), listed(r.Proof), listed(r.Agents)
 	return r
+}
+
+// listed is a list that JSON has as one even if it is empty.
+func listed[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // stepSeconds is the time that steps had taken in attempts before t.

@@ -85,7 +85,7 @@ func (h *Host) lock(ctx context.Context, p *place, req restore.ApplyRequest) err
 	if req.Plan == nil || req.Plan.Run != req.Run {
 		return fmt.Errorf("%s: lock: the request has no plan of run %s", p.member.Name, req.Run)
 	}
-	if err := os.MkdirAll(p.state, 0o700); err != nil {
+	if err := p.makeState(); err != nil {
 		return fmt.Errorf("%s: make the state directory: %w", p.member.Name, err)
 	}
 	if err := syncDir(filepath.Dir(p.state)); err != nil {
@@ -115,6 +115,17 @@ func (h *Host) lock(ctx context.Context, p *place, req restore.ApplyRequest) err
 		}
 		return p.createLock(lock)
 	})
+}
+
+// makeState makes the state directory. Its files are private, but everybody may look for the marker by name: a start command
+// may run as another user.
+func (p *place) makeState() error {
+	if err := os.Mkdir(p.state, 0o711); errors.Is(err, os.ErrExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return os.Chmod(p.state, 0o711) // whatever the umask
 }
 
 // createLock makes the lock file appear complete or not at all, and only if there is none.
