@@ -7,7 +7,7 @@ import (
 	"io"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 )
 
 // DefaultIdle is how long a snapshot stream may deliver nothing before it is given up.
@@ -22,12 +22,13 @@ type Stream struct {
 	endpoint *endpoint
 	client   *Client
 	asked    context.Context // the caller's, for telling its end from the watchdog's; the stream lives no longer
-	rpc      pb.Maintenance_SnapshotClient
+	rpc      grpc.ClientStream
 	cancel   context.CancelCauseFunc
 	idle     time.Duration
 	watchdog *time.Timer
-	rest     []byte // received, not yet read
-	left     uint64 // what the server says is still to come
+	chunk    chunk    // the last one received
+	rest     [][]byte // what of it was not read yet
+	left     uint64   // what the server says is still to come
 	err      error
 }
 
@@ -69,19 +70,18 @@ func (c *Client) open(ctx context.Context, e *endpoint, idle time.Duration) (*St
 		return nil, err
 	}
 	var err error
-	if s.rpc, err = pb.NewMaintenanceClient(e.conn).Snapshot(running, &pb.SnapshotRequest{}); err != nil {
+	if s.rpc, err = openSnapshot(running, e.conn); err != nil {
 		return fail(err)
 	}
-	first, err := s.rpc.Recv()
-	for err == nil && len(first.Blob) == 0 {
-		first, err = s.rpc.Recv()
-	}
-	if err != nil {
+	if err := s.receive(); err != nil {
 		return fail(err)
 	}
 	s.watchdog.Stop()
-	s.rest, s.left, s.Version = first.Blob, first.RemainingBytes, first.Version
-	s.Size = int64(len(first.Blob)) + int64(first.RemainingBytes) + checksumSize
+	s.Version = s.chunk.version
+	s.Size = int64(s.left) + checksumSize
+	for _, b := range s.rest {
+		s.Size += int64(len(b))
+	}
 	return s, nil
 }
 
@@ -103,17 +103,25 @@ func (s *Stream) next() error {
 		return s.err
 	}
 	s.watchdog.Reset(s.idle)
-	for len(s.rest) == 0 {
-		message, err := s.rpc.Recv()
-		if err != nil {
-			s.watchdog.Stop()
-			s.err = s.ended(err)
-			s.cancel(nil)
-			return s.err
-		}
-		s.rest, s.left = message.Blob, message.RemainingBytes
-	}
+	err := s.receive()
 	s.watchdog.Stop()
+	if err != nil {
+		s.err = s.ended(err)
+		s.cancel(nil)
+	}
+	return s.err
+}
+
+// receive waits for a chunk with bytes in it. What was received before is gone then.
+func (s *Stream) receive() error {
+	s.rest = nil
+	for len(s.rest) == 0 {
+		if err := s.rpc.RecvMsg(&s.chunk); err != nil {
+			s.chunk.free()
+			return err
+		}
+		s.rest, s.left = s.chunk.blob, s.chunk.remaining
+	}
 	return nil
 }
 
@@ -138,27 +146,46 @@ func (s *Stream) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n := copy(p, s.rest)
-	s.rest = s.rest[n:]
+	n := copy(p, s.rest[0])
+	s.consume(n)
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo without another copy.
-func (s *Stream) WriteTo(w io.Writer) (int64, error) {
-	var total int64
+// consume drops n bytes of the first piece.
+func (s *Stream) consume(n int) {
+	if s.rest[0] = s.rest[0][n:]; len(s.rest[0]) == 0 {
+		s.rest = s.rest[1:]
+	}
+}
+
+// writeSize is how much WriteTo writes at once. Pieces arrive in 16 KiB and less, and a file system takes far longer over many of them.
+const writeSize = 256 << 10
+
+// WriteTo implements io.WriterTo with writes of 256 KiB.
+func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
+	buffer := make([]byte, 0, writeSize)
+	flush := func() error {
+		n, err := w.Write(buffer)
+		total += int64(n)
+		buffer = buffer[:0]
+		return err
+	}
 	for {
 		if len(s.rest) == 0 {
-			if err := s.next(); err == io.EOF {
-				return total, nil
-			} else if err != nil {
+			if err := s.next(); err != nil {
+				if werr := flush(); werr != nil || err == io.EOF {
+					return total, werr
+				}
 				return total, err
 			}
 		}
-		n, err := w.Write(s.rest)
-		total += int64(n)
-		s.rest = s.rest[n:]
-		if err != nil {
-			return total, err
+		n := copy(buffer[len(buffer):cap(buffer)], s.rest[0])
+		buffer = buffer[:len(buffer)+n]
+		s.consume(n)
+		if len(buffer) == cap(buffer) {
+			if err := flush(); err != nil {
+				return total, err
+			}
 		}
 	}
 }
