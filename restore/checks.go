@@ -292,10 +292,10 @@ func (r *Restorer) versions(o *observed, src *source) (version string, check Che
 	}
 	if src.serverVersion != "" {
 		check.Status = CheckUnknown
-		check.Detail = src.serverVersion + ", as in the backup: the hosts do not tell theirs; if it is another one, say target_version"
+		check.Detail = src.serverVersion + ", as in the backup: the hosts do not tell theirs; if it is another one, say so with --target-version"
 		return src.serverVersion, check, nil
 	}
-	return "", check, fmt.Errorf("the version of the servers is not known, neither from the hosts nor from the source: set target_version of cluster %s", r.Cluster)
+	return "", check, fmt.Errorf("the version of the servers is not known, neither from the hosts nor from the source: say it with --target-version, or set target_version of cluster %s", r.Cluster)
 }
 
 func minor(v string) string {
