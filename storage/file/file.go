@@ -174,10 +174,10 @@ func (s *Store) publish(whole, target string) error {
 	dir := filepath.Dir(target)
 	// A Delete may remove a directory that it finds empty between our making it and our using it.
 	for range 100 {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
+		err := os.MkdirAll(dir, 0o700)
+		if err == nil {
+			err = place(whole, target)
 		}
-		err := place(whole, target)
 		if errors.Is(err, fs.ErrNotExist) {
 			if _, err := os.Lstat(whole); err != nil {
 				return errors.New("the upload was taken away before it was done, by a sweep perhaps")
