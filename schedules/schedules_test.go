@@ -1,13 +1,8 @@
 package schedules
 
 import (
-	"context"
-	"errors"
-	"log/slog"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -33,6 +28,15 @@ func TestNext(t *testing.T) {
 		{"every", "2026-11-22T08:16:00Z", "2026-11-22T08:17:30Z", []string{"@every 90s"}},
 		{"a zone, summer", "2026-07-01T00:00:00Z", "2026-07-01T01:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 3 * * *"}},
 		{"a zone, winter", "2026-12-01T00:00:00Z", "2026-12-01T02:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 3 * * *"}},
+		// Clocks in Berlin go from 02:00 to 03:00 at 01:00 UTC on 2026-03-29, and from 03:00 to 02:00 at 01:00 UTC on 2026-10-25.
+		{"a time that is left out is due when clocks change", "2026-03-28T12:00:00Z", "2026-03-29T01:00:00Z", []string{"CRON_TZ=Europe/Berlin 30 2 * * *"}},
+		{"and only once", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 2 * * *"}},
+		{"seen from long before", "2026-03-28T12:00:00Z", "2026-03-29T01:00:00Z", []string{"CRON_TZ=Europe/Berlin 15,45 2 29 3 *"}},
+		{"a day without the time's being left out", "2026-03-28T12:00:00Z", "2026-03-29T01:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 3 * * *"}},
+		{"each hour goes on by the hour over the change", "2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 * * * *"}},
+		{"a time that comes twice: first", "2026-10-24T12:00:00Z", "2026-10-25T00:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 2 * * *"}},
+		{"a time that comes twice: second", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 2 * * *"}},
+		{"each hour in the hour that comes twice", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", []string{"CRON_TZ=Europe/Berlin 30 * * * *"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, err := Parse(c.specs...)
@@ -66,90 +70,78 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-func mustParse(t *testing.T, specs ...string) Schedule {
-	t.Helper()
-	s, err := Parse(specs...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// Several missed times are made up by one run, at once, not by one each.
-func TestMissedRunsAreMadeUpOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		var runs []time.Duration
-		start := time.Now()
-		job := Job{Name: "dcs snapshot", Schedule: mustParse(t, "@every 1h"), Last: start.Add(-5*time.Hour - time.Minute),
-			Run: func(context.Context) error { runs = append(runs, time.Since(start)); return nil }}
-		done := make(chan error, 1)
-		go func() { done <- Scheduler{Log: quiet()}.Run(ctx, []Job{job}) }()
-		time.Sleep(2*time.Hour + time.Minute)
-		cancel()
-		if err := <-done; err != nil {
+// A wrong previous time makes up for a run that was not missed, or misses one.
+func TestPrevious(t *testing.T) {
+	for _, c := range []struct {
+		at, want string
+		specs    []string
+	}{
+		{"2026-11-22T08:16:00Z", "2026-11-22T08:00:00Z", []string{"0 * * * *"}},
+		{"2026-11-22T08:00:00Z", "2026-11-22T08:00:00Z", []string{"0 * * * *"}},
+		{"2026-11-22T08:16:30Z", "2026-11-22T08:16:00Z", []string{"* * * * *"}},
+		{"2026-11-22T08:16:00Z", "2026-10-01T09:00:00Z", []string{"0 9 1 */3 *"}},
+		{"2026-11-22T08:16:00Z", "2024-02-29T00:00:00Z", []string{"0 0 29 2 *"}},
+		{"2026-11-22T08:16:00Z", "2026-11-22T08:14:30Z", []string{"@every 90s"}},
+		{"2026-11-22T08:16:00Z", "2026-11-22T08:14:30Z", []string{"0 8 * * *", "@every 90s"}},
+		{"2026-03-29T06:00:00Z", "2026-03-29T01:00:00Z", []string{"CRON_TZ=Europe/Berlin 30 2 * * *"}},
+	} {
+		s, err := Parse(c.specs...)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if len(runs) != 3 || runs[0] != 0 || runs[1] != time.Hour || runs[2] != 2*time.Hour {
-			t.Errorf("runs at %v, want one at once and then one each hour", runs)
+		if got := s.Previous(at(t, c.at)); !got.Equal(at(t, c.want)) {
+			t.Errorf("%s at %s: previous %s, want %s", s, c.at, got, c.want)
 		}
-	})
+	}
+	if got := (Schedule{}).Previous(at(t, "2026-11-22T08:16:00Z")); !got.IsZero() {
+		t.Errorf("the schedule that is never due was due at %s", got)
+	}
 }
 
-// A run longer than its interval must not be joined by a second one, and an
-// error or a deadline must not end the schedule.
-func TestRunsDoNotOverlapAndErrorsDoNotEndTheSchedule(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		var running, runs atomic.Int32
-		job := Job{Name: "dcs verify", Schedule: mustParse(t, "@every 1m"), Deadline: 150 * time.Second,
-			Run: func(ctx context.Context) error {
-				if running.Add(1) > 1 {
-					t.Error("two runs of one job at once")
-				}
-				defer running.Add(-1)
-				runs.Add(1)
-				<-ctx.Done()
-				if !strings.Contains(context.Cause(ctx).Error(), "deadline") && ctx.Err() != context.Canceled {
-					t.Errorf("the run ended by %v", context.Cause(ctx))
-				}
-				return errors.New("too slow")
-			}}
-		done := make(chan error, 1)
-		go func() { done <- Scheduler{Log: quiet()}.Run(ctx, []Job{job}) }()
-		time.Sleep(10 * time.Minute)
-		cancel()
-		<-done
-		if n := runs.Load(); n != 4 {
-			t.Errorf("%d runs of 150 s in the nine minutes after the first was due, want 4 back to back", n)
+// Due decides what is made up after downtime.
+func TestDue(t *testing.T) {
+	hourly := mustParse(t, "0 * * * *")
+	now := at(t, "2026-11-22T08:16:00Z")
+	const offset = 20 * time.Second
+	for _, c := range []struct {
+		name string
+		last time.Time
+		want string
+	}{
+		{"it ran in time", at(t, "2026-11-22T08:00:20Z"), "2026-11-22T09:00:20Z"},
+		{"five were missed: one is made up", at(t, "2026-11-22T03:00:20Z"), "2026-11-22T08:00:20Z"},
+		{"it never ran", time.Time{}, "2026-11-22T08:00:20Z"},
+		{"the record is from a clock that was ahead", at(t, "2026-11-22T17:00:00Z"), "2026-11-22T09:00:20Z"},
+	} {
+		if got := hourly.Due(c.last, now, offset); !got.Equal(at(t, c.want)) {
+			t.Errorf("%s: due %s, want %s", c.name, got, c.want)
 		}
-	})
+	}
+	if got := (Schedule{}).Due(time.Time{}, now, offset); !got.IsZero() {
+		t.Errorf("the schedule that is never due is due at %s", got)
+	}
 }
 
-// A wall clock set forward makes a job due within the recheck time.
-func TestClockJump(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		var jump atomic.Int64
-		now := func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
-		var runs atomic.Int32
-		job := Job{Name: "dcs snapshot", Schedule: mustParse(t, "@every 6h"), Run: func(context.Context) error { runs.Add(1); return nil }}
-		done := make(chan error, 1)
-		go func() { done <- Scheduler{Log: quiet(), Now: now}.Run(ctx, []Job{job}) }()
-		time.Sleep(time.Minute)
-		jump.Store(int64(7 * time.Hour))
-		time.Sleep(recheck + time.Second)
-		if runs.Load() != 1 {
-			t.Errorf("%d runs after the clock jumped over the due time, want 1", runs.Load())
+// A hundred clusters with one schedule must not start together, and each always at its own moment.
+func TestOffsetSpreads(t *testing.T) {
+	s := mustParse(t, "*/5 * * * *")
+	now := at(t, "2026-11-22T08:16:00Z")
+	seconds := map[int]int{}
+	for i := range 100 {
+		key := string(rune('a'+i%26)) + string(rune('a'+i/26))
+		o := s.Offset(key, time.Minute, now)
+		if o < 0 || o >= 30*time.Second {
+			t.Fatalf("offset %s of a five-minute schedule, want less than a tenth of it", o)
 		}
-		jump.Store(0) // set back: the next run is six hours after the last one by the wall clock
-		time.Sleep(14 * time.Hour)
-		if runs.Load() != 2 {
-			t.Errorf("%d runs after the clock was set back, want 2", runs.Load())
+		if again := s.Offset(key, time.Minute, now.Add(77*time.Hour)); again != o {
+			t.Fatalf("the offset of %s changed from %s to %s", key, o, again)
 		}
-		cancel()
-		<-done
-	})
+		seconds[int(o.Seconds())]++
+	}
+	if len(seconds) < 20 {
+		t.Errorf("100 clusters start in only %d different seconds of 30: %v", len(seconds), seconds)
+	}
+	if o := s.Offset("a", 0, now); o != 0 {
+		t.Errorf("offset %s without jitter", o)
+	}
 }

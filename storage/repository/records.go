@@ -38,6 +38,35 @@ func (r *Repository) runs(ctx context.Context, since time.Time, limit int) ([]ca
 	return readAll(ctx, r, "records", catalog.RunsPrefix, catalog.RunsSince(since), limit, catalog.ParseRun)
 }
 
+// Recorded returns what the keys of records say of the runs that started at since or later, the oldest first: id, kind, outcome and
+// start. It reads no record, so it is what to ask when the question is only whether something ran. Stores that cannot be listed come as an
+// error beside what the others hold.
+func (r *Repository) Recorded(ctx context.Context, since time.Time) ([]catalog.Run, error) {
+	found := make([][]string, len(r.stores))
+	err := r.each(r.stores, func(i int, s Named) error {
+		for o, err := range s.Store.List(ctx, catalog.RunsPrefix, catalog.RunsSince(since)) {
+			if err != nil {
+				return err
+			}
+			found[i] = append(found[i], o.Key)
+		}
+		return nil
+	})
+	keys := slices.Concat(found...)
+	slices.Sort(keys)
+	var runs []catalog.Run
+	for _, key := range slices.Compact(keys) {
+		if run, ok := catalog.ParseRunKey(key); ok {
+			run.Cluster = r.cluster
+			runs = append(runs, run)
+		}
+	}
+	if err != nil {
+		return runs, fmt.Errorf("records of %s: %w", r.cluster, err)
+	}
+	return runs, nil
+}
+
 // CreateHold says in every store that a restore is under way. A store that has the run's hold already, since the run goes on
 // after an interruption, keeps it as it is. An error names the stores that did not take it; [ErrNoStore] if none did.
 func (r *Repository) CreateHold(ctx context.Context, h catalog.Hold) error {

@@ -61,6 +61,28 @@ func TestRuns(t *testing.T) {
 	}
 }
 
+// What ran is known from keys alone: a record that cannot be read counts, and one that two stores hold is one.
+func TestRecorded(t *testing.T) {
+	first, second := memory.New(nil), memory.New(nil)
+	both := open(t, Options{Stores: named(first, second)})
+	for n := range 3 {
+		if err := both.Record(t.Context(), run(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(t, storage.Prefix(first, "dcs"), catalog.RunKey(run(1)), []byte("{"))
+	got, err := both.Recorded(t.Context(), run(1).Started)
+	if err != nil || len(got) != 2 || got[0].ID != run(1).ID || got[1].Kind != "backup" || !got[1].Started.Equal(run(2).Started) {
+		t.Errorf("recorded since the first: %+v, %v", got, err)
+	}
+	down := open(t, Options{Stores: named(first, storagetest.Refused(second, storage.ErrUnreachable))})
+	got, err = down.Recorded(t.Context(), run(2).Started)
+	wantError(t, "one store down", err, storage.ErrUnreachable, "store offsite")
+	if len(got) != 1 {
+		t.Errorf("one store down: %+v, want what the other holds", got)
+	}
+}
+
 func TestRecordRefused(t *testing.T) {
 	s := memory.New(nil)
 	refused := storagetest.Refused(memory.New(nil), storage.ErrDenied)

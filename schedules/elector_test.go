@@ -1,0 +1,154 @@
+package schedules
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// replica is an elector and what it leads.
+type replica struct {
+	*Elector
+	client *clientv3.Client
+	proxy  *etcdtest.Proxy
+	leave  func() // stops following and gives the lease back
+
+	mu      sync.Mutex
+	leads   map[string]bool
+	orphans map[string]bool
+}
+
+func (r *replica) leading() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.leads))
+}
+
+func (r *replica) orphaned() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.orphans)
+}
+
+const testLease = 2 * time.Second
+
+func startReplica(t *testing.T, c *etcdtest.Cluster, id string, names []string) *replica {
+	t.Helper()
+	r := &replica{proxy: etcdtest.NewProxy(t, strings.TrimPrefix(c.Endpoints()[0], "http://")), leads: map[string]bool{}, orphans: map[string]bool{}}
+	var err error
+	r.client, err = clientv3.New(clientv3.Config{Endpoints: []string{"http://" + r.proxy.Addr()}, DialTimeout: time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Elector = NewElector(ElectorOptions{Client: r.client, Prefix: "/requorum/test", ID: id, Lease: testLease, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	session, end := context.WithCancel(t.Context())
+	var following, running sync.WaitGroup
+	running.Go(func() { r.Run(session) })
+	for _, name := range names {
+		following.Go(func() {
+			r.Follow(ctx, name, func(ctx context.Context, term Term) {
+				set := r.leads
+				if term.Orphan {
+					set = r.orphans
+				}
+				r.mu.Lock()
+				set[name] = true
+				r.mu.Unlock()
+				select {
+				case <-ctx.Done():
+				case <-term.Yield:
+				}
+				r.mu.Lock()
+				delete(set, name)
+				r.mu.Unlock()
+			})
+		})
+	}
+	r.leave = sync.OnceFunc(func() {
+		cancel()
+		following.Wait()
+		end()
+		running.Wait()
+		_ = r.client.Close()
+	})
+	t.Cleanup(r.leave)
+	return r
+}
+
+func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", within, what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// once says whether every name is led by exactly one of the replicas.
+func once(names []string, replicas ...*replica) bool {
+	var all []string
+	for _, r := range replicas {
+		all = append(all, r.leading()...)
+	}
+	slices.Sort(all)
+	return slices.Equal(all, names)
+}
+
+// Replicas share the names evenly, take over from one that leaves, is cut off or comes back, and from nobody else; and they all work
+// as orphans when there is no coordination any more.
+func TestReplicasShareNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd")
+	}
+	c := etcdtest.StartCluster(t, etcdtest.Options{Members: 1})
+	var names []string
+	for i := range 60 {
+		names = append(names, fmt.Sprintf("cluster%02d", i))
+	}
+	a := startReplica(t, c, "a", names)
+	eventually(t, 10*time.Second, "one replica leads all", func() bool { return once(names, a) })
+	b, d := startReplica(t, c, "b", names), startReplica(t, c, "d", names)
+	eventually(t, 10*time.Second, "three replicas share all", func() bool {
+		return once(names, a, b, d) && min(len(a.leading()), len(b.leading()), len(d.leading())) > 5
+	})
+
+	kept := b.leading()
+	a.leave()
+	eventually(t, testLease/2, "a replica that leaves hands over at once", func() bool { return once(names, b, d) })
+	for _, name := range kept {
+		if !slices.Contains(b.leading(), name) {
+			t.Errorf("%s moved although its leader stayed", name)
+		}
+	}
+
+	b.proxy.Set(etcdtest.Fault{Stall: true})
+	eventually(t, 3*testLease, "the other leads all when one is cut off", func() bool { return once(names, d) })
+	eventually(t, 2*testLease, "the one that is cut off leads nothing", func() bool { return len(b.leading()) == 0 })
+	eventually(t, 6*testLease, "and works as an orphan", func() bool { return b.orphaned() == len(names) })
+	b.proxy.Set(etcdtest.Fault{})
+	eventually(t, 15*time.Second, "it takes its share back", func() bool { return once(names, b, d) && len(b.leading()) > 5 && b.orphaned() == 0 })
+
+	c.Kill(t)
+	eventually(t, 8*testLease, "all work without coordination", func() bool {
+		return b.orphaned() == len(names) && d.orphaned() == len(names) && once(nil, b, d)
+	})
+	if b.Stagger("cluster00", time.Minute) == d.Stagger("cluster00", time.Minute) {
+		t.Error("orphans work at the same moment")
+	}
+	c.Start(t)
+	c.WaitHealthy(t)
+	eventually(t, 30*time.Second, "they share again", func() bool { return once(names, b, d) && b.orphaned()+d.orphaned() == 0 })
+}
