@@ -129,6 +129,23 @@ func (e *StoreError) Error() string { return "store " + e.Store + ": " + e.Err.E
 // Unwrap returns the error of the store.
 func (e *StoreError) Unwrap() error { return e.Err }
 
+// StoreErrors are all that an error, joined and wrapped as it may be, holds of what went wrong in single stores.
+func StoreErrors(err error) []*StoreError {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself
+	case *StoreError:
+		return []*StoreError{e}
+	case interface{ Unwrap() error }:
+		return StoreErrors(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var all []*StoreError
+		for _, inner := range e.Unwrap() {
+			all = append(all, StoreErrors(inner)...)
+		}
+		return all
+	}
+	return nil
+}
+
 // of returns the named stores in the order of the configuration, or all when none is named.
 func (r *Repository) of(names []string) ([]Named, error) {
 	if len(names) == 0 {
