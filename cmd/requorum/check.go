@@ -2,27 +2,23 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/requorum/requorum/agents"
-	"github.com/requorum/requorum/internal/cluster"
-	"github.com/requorum/requorum/storage/catalog"
+	"github.com/requorum/requorum/internal/health"
+	"github.com/requorum/requorum/storage/repository"
 )
 
-// The exit codes of check, for monitoring systems, and the severities of its problems.
+// The exit codes of check, for monitoring systems.
 const (
 	checkOK       = 0
 	checkWarning  = 1
 	checkCritical = 2
 	checkUnknown  = 3
 )
-
-var severities = []string{"ok", "warning", "critical", "unknown"}
 
 // checked is the JSON contract of check.
 type checked struct {
@@ -33,7 +29,7 @@ type checked struct {
 	LastBackup *checkedBackup   `json:"last_backup"`
 	Problems   []checkedProblem `json:"problems"`
 
-	code int
+	worst health.Severity
 }
 
 type checkedMember struct {
@@ -90,12 +86,12 @@ func (a *app) check(ctx context.Context, args []string, wait time.Duration) erro
 	case serving:
 		t.checkAgents(ctx, c, wait)
 	default:
-		c.problem(checkUnknown, "agents: they cannot be judged while no member is healthy", "")
+		c.add(health.Problem{Severity: health.Unknown, Name: health.Agents, What: "agents: they cannot be judged while no member is healthy"})
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	c.OK = c.code == checkOK
+	c.OK = c.code() == checkOK
 	if a.json() {
 		if err := a.printJSON(c); err != nil {
 			return err
@@ -103,172 +99,128 @@ func (a *app) check(ctx context.Context, args []string, wait time.Duration) erro
 	} else {
 		a.showCheck(c)
 	}
-	if c.code != checkOK {
-		return codeError{c.code}
+	if code := c.code(); code != checkOK {
+		return codeError{code}
 	}
 	return nil
 }
 
-// problem adds one. Critical outweighs unknown, and unknown outweighs a warning.
-func (c *checked) problem(code int, what, advice string) {
-	weight := map[int]int{checkOK: 0, checkWarning: 1, checkUnknown: 2, checkCritical: 3}
-	if weight[code] > weight[c.code] {
-		c.code = code
+// add takes problems, and the exit code that the worst of all asks for.
+func (c *checked) add(problems ...health.Problem) {
+	for _, p := range problems {
+		if p.Severity.Rank() > c.worst.Rank() {
+			c.worst = p.Severity
+		}
+		c.Problems = append(c.Problems, checkedProblem{Severity: string(p.Severity), What: p.What, Advice: p.Advice})
 	}
-	c.Problems = append(c.Problems, checkedProblem{Severity: severities[code], What: what, Advice: advice})
 }
 
-// fail adds the problem that err is.
-func (c *checked) fail(code int, what string, err error) {
-	var e *cluster.Error
-	if errors.As(err, &e) {
-		c.problem(code, fmt.Sprintf("%s: %s: %s", what, e.Endpoint, e.What), e.Advice)
-		return
+// code is the exit code.
+func (c *checked) code() int {
+	switch c.worst {
+	case health.Warning:
+		return checkWarning
+	case health.Critical:
+		return checkCritical
+	case health.Unknown:
+		return checkUnknown
 	}
-	c.problem(code, fmt.Sprintf("%s: %v", what, err), "")
+	return checkOK
 }
 
 // checkMembers asks every member, and says whether any is healthy.
 func (t *target) checkMembers(ctx context.Context, c *checked) (serving bool) {
 	client, err := t.dial()
 	if err != nil {
-		c.fail(checkUnknown, "members", err)
+		c.add(health.Failure(health.Unknown, health.Access, "members", err))
 		return false
 	}
 	defer client.Close()
-	statuses, err := client.Status(ctx)
+	o, err := health.Observe(ctx, client, health.TakeLook(ctx, client, time.Now()), time.Now())
 	if err != nil {
 		return false // interrupted
 	}
-	health := client.Health(ctx)
-	healthy, voters := 0, 0
-	for i, s := range statuses {
-		m := checkedMember{Name: s.Label(), Endpoint: s.Endpoint, Healthy: health[i].OK, Leader: s.IsLeader(), Learner: s.IsLearner,
-			Version: s.Version, Revision: s.Revision, DBBytes: s.DBSize}
-		if !s.IsLearner {
-			voters++
-		}
-		if m.Healthy && !s.IsLearner {
-			healthy++
-		}
-		if err := cmpErr(s.Err, health[i].Err); err != nil {
-			m.Error = err.Error()
-			c.fail(checkWarning, "member "+m.Name, err)
-		}
-		c.Members = append(c.Members, m)
+	for _, m := range o.Members {
+		c.Members = append(c.Members, checkedMember{Name: m.Name, Endpoint: m.Endpoint, Healthy: m.Healthy, Leader: m.Leader, Learner: m.Learner,
+			Version: m.Version, Revision: m.Revision, DBBytes: m.DBBytes, Error: m.Error})
 	}
-	switch {
-	case healthy == 0:
-		c.problem(checkCritical, "no member is healthy: the cluster is down or has lost its quorum", "requorum restore "+c.Cluster+" --plan")
-	case healthy <= voters/2:
-		c.problem(checkCritical, fmt.Sprintf("%d of %d members are healthy", healthy, voters), "bring the others back before one more fails")
-	}
-	for _, alarm := range alarmsOf(statuses) {
-		c.problem(checkCritical, "alarm "+alarm.Type+" is raised", "see etcdctl alarm list")
-	}
-	if ids := clusterIDs(statuses); len(ids) > 1 {
-		c.problem(checkCritical, fmt.Sprintf("the endpoints belong to %d different clusters: %x", len(ids), ids), "correct endpoints in the configuration")
-	}
-	return healthy > 0
+	c.add(health.Judge(c.Cluster, o, t.thresholds())...)
+	return o.Healthy > 0
 }
 
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
+// thresholds are the configured ones.
+func (t *target) thresholds() health.Thresholds {
+	h := t.cluster.Thresholds
+	return health.Thresholds{
+		Margin: h.QuorumMargin, DatabaseWarning: h.DatabaseWarning.Share(), DatabaseCritical: h.DatabaseCritical.Share(), Quota: int64(h.Quota),
+		Fragmentation: h.Fragmentation.Share(), Lag: h.Lag, ClockSkew: time.Duration(h.ClockSkew),
+		CertificateWarning: time.Duration(h.CertificateWarning), CertificateCritical: time.Duration(h.CertificateCritical),
+		LeaderChanges: h.LeaderChanges, Streak: h.Observations,
 	}
-	return nil
 }
 
-func alarmsOf(statuses []cluster.MemberStatus) []cluster.Alarm {
-	var all []cluster.Alarm
-	for _, s := range statuses {
-		for _, alarm := range s.Alarms {
-			if !slices.Contains(all, alarm) {
-				all = append(all, alarm)
-			}
-		}
+// objectives are the configured ones that are judged by what is stored.
+func (t *target) objectives() health.Objectives {
+	return health.Objectives{
+		RPO: time.Duration(t.cluster.Objectives.RPO), DrillAge: time.Duration(t.cluster.Objectives.DrillAge),
+		VerificationAge: time.Duration(t.cluster.Thresholds.VerificationAge),
 	}
-	return all
-}
-
-func clusterIDs(statuses []cluster.MemberStatus) []uint64 {
-	var ids []uint64
-	for _, s := range statuses {
-		if s.ClusterID != 0 && !slices.Contains(ids, s.ClusterID) {
-			ids = append(ids, s.ClusterID)
-		}
-	}
-	return ids
 }
 
 func (t *target) checkBackups(ctx context.Context, c *checked) {
 	repo, err := t.repository(ctx)
 	if err != nil {
-		c.fail(checkUnknown, "backups", err)
+		c.add(health.Failure(health.Unknown, health.Stores, "backups", err))
 		return
 	}
-	snaps, err := repo.Snapshots(ctx)
-	if err != nil {
-		code := checkWarning
-		if len(snaps) == 0 {
-			code = checkUnknown
-		}
-		c.fail(code, "backups", err)
+	var s health.Stored
+	s.Snapshots, s.SnapshotsErr = repo.Snapshots(ctx)
+	s.Holds, s.HoldsErr = repo.Holds(ctx)
+	if t.cluster.Objectives.DrillAge > 0 {
+		s.LastDrill, s.LastDrillErr = lastDrill(ctx, repo, time.Now())
 	}
 	now := time.Now()
-	var newest catalog.Snapshot
-	for _, s := range snaps {
-		if s.Failed() {
-			c.problem(checkWarning, fmt.Sprintf("backup %s failed its verification", s.ID), "requorum verify "+c.Cluster+" "+s.ID)
-		} else if s.Time.After(newest.Time) {
-			newest = s
-		}
-	}
-	rpo := time.Duration(t.cluster.Objectives.RPO)
-	switch {
-	case newest.ID == "" && err == nil:
-		c.problem(checkCritical, "there is no backup", "requorum backup "+c.Cluster)
-	case newest.ID != "":
+	if newest, ok := s.Newest(); ok {
 		c.LastBackup = &checkedBackup{ID: newest.ID, AgeSeconds: now.Sub(newest.Time).Seconds()}
-		if rpo > 0 && now.Sub(newest.Time) > rpo {
-			c.problem(checkCritical, fmt.Sprintf("the newest backup %s is %s old, the objective is %s", newest.ID, ageOf(now, newest.Time), t.cluster.Objectives.RPO), "requorum backup "+c.Cluster)
+	}
+	c.add(s.Judge(c.Cluster, now, t.objectives())...)
+}
+
+// lastDrill is when a restore was last rehearsed with success; the zero time when it was not within a year.
+func lastDrill(ctx context.Context, repo *repository.Repository, now time.Time) (time.Time, error) {
+	runs, err := repo.Runs(ctx, now.AddDate(-1, 0, 0))
+	var last time.Time
+	for _, r := range runs {
+		if r.Kind == "drill" && r.Outcome == "ok" && r.Started.After(last) {
+			last = r.Started
 		}
 	}
-	holds, err := repo.Holds(ctx)
-	if err != nil && len(snaps) > 0 {
-		c.fail(checkUnknown, "holds", err)
-	}
-	for _, h := range holds {
-		c.problem(checkWarning, fmt.Sprintf("restore %s of %s is under way since %s: nothing is expired and no scheduled backup is taken", h.Run, h.Owner, h.Started.Format(time.RFC3339)),
-			"if it is dead: requorum restore "+c.Cluster+" --resume")
-	}
+	return last, err
 }
 
 // checkAgents asks for the verdict that a restore would ask for, with a backup nobody restored: everything registered counts, if it is renewed.
 func (t *target) checkAgents(ctx context.Context, c *checked, wait time.Duration) {
 	configured, _, err := t.agents()
 	if err != nil {
-		c.fail(checkUnknown, "agents", err)
+		c.add(health.Failure(health.Unknown, health.Agents, "agents", err))
 		return
 	}
 	client, err := t.dial()
 	if err != nil {
-		c.fail(checkUnknown, "agents", err)
+		c.add(health.Failure(health.Unknown, health.Agents, "agents", err))
 		return
 	}
 	defer client.Close()
 	bases, err := agents.Gate(ctx, configured)
 	if err != nil {
-		c.fail(checkUnknown, "agents", err)
+		c.add(health.Failure(health.Unknown, health.Agents, "agents", err))
 		return
 	}
 	look, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	verdicts, err := agents.Verify(look, configured, bases, agents.Restored{HealthyAt: time.Now(), Live: client})
 	if err != nil {
-		c.fail(checkUnknown, "agents", err)
+		c.add(health.Failure(health.Unknown, health.Agents, "agents", err))
 		return
 	}
 	c.Agents = verdicts
@@ -280,7 +232,7 @@ func (t *target) checkAgents(ctx context.Context, c *checked, wait time.Duration
 					what += "; " + check.Name + ": " + check.Detail
 				}
 			}
-			c.problem(checkCritical, what, "look at the agents themselves; etcd may be healthy without them")
+			c.add(health.Problem{Severity: health.Critical, Name: health.Agents, Subject: v.Name, What: what, Advice: "look at the agents themselves; etcd may be healthy without them"})
 		}
 	}
 }
@@ -296,7 +248,7 @@ func (a *app) showCheck(c *checked) {
 	if c.LastBackup != nil {
 		last = fmt.Sprintf("last backup %s old", ageOf(time.Now(), time.Now().Add(-time.Duration(c.LastBackup.AgeSeconds*float64(time.Second)))))
 	}
-	word := map[int]string{checkOK: "OK", checkWarning: "WARNING", checkCritical: "CRITICAL", checkUnknown: "UNKNOWN"}[c.code]
+	word := map[int]string{checkOK: "OK", checkWarning: "WARNING", checkCritical: "CRITICAL", checkUnknown: "UNKNOWN"}[c.code()]
 	fmt.Fprintf(a.out, "%s: %s: %d of %d members healthy, %s, %d problems\n", word, c.Cluster, healthy, len(c.Members), last, len(c.Problems))
 	for _, p := range c.Problems {
 		fmt.Fprintf(a.out, "%s: %s\n", p.Severity, p.What)

@@ -125,6 +125,7 @@ func (k *checker) cluster(key string, cl *Cluster) {
 	if cl.Retention != nil {
 		k.retention(key+".retention", *cl.Retention)
 	}
+	k.thresholds(key+".thresholds", cl.Thresholds)
 	k.positive(key+".snapshot.dial_timeout", cl.Snapshot.DialTimeout)
 	k.positive(key+".snapshot.stall_timeout", cl.Snapshot.StallTimeout)
 	k.positive(key+".sweep_after", cl.SweepAfter)
@@ -265,6 +266,18 @@ func (k *checker) faultyRules(key string) bool {
 	return slices.ContainsFunc([]string{"last", "within", "hourly", "daily", "weekly", "monthly", "yearly"}, func(n string) bool {
 		return k.reported(key + "." + n)
 	})
+}
+
+func (k *checker) thresholds(key string, t Thresholds) {
+	if t.DatabaseWarning > 0 && t.DatabaseCritical > 0 && t.DatabaseWarning >= t.DatabaseCritical {
+		k.add(key+".database_warning", t.DatabaseWarning.String()+" is not below database_critical, which is "+t.DatabaseCritical.String(), "warn before it is critical")
+	}
+	if t.CertificateWarning > 0 && t.CertificateWarning <= t.CertificateCritical {
+		k.add(key+".certificate_warning", t.CertificateWarning.String()+" is not longer than certificate_critical, which is "+t.CertificateCritical.String(), "warn before it is critical")
+	}
+	if k.written(key+".observations") && t.Observations < 1 && !k.reported(key+".observations") {
+		k.add(key+".observations", "nothing can be judged without an observation", "write 1 or more; the default is 3")
+	}
 }
 
 // objectPath checks a path inside a store.

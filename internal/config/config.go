@@ -72,6 +72,7 @@ type Cluster struct {
 	Retention     *Retention  `key:"retention"`
 	SweepAfter    Duration    `key:"sweep_after" default:"7d"`
 	Objectives    Objectives  `key:"objectives"`
+	Thresholds    Thresholds  `key:"thresholds"`
 	KeepLeased    []KeyPrefix `key:"keep_leased" default:"[/registry/events/]"`
 	LiveDrills    bool        `key:"live_drills" default:"false"`
 	EtcdBinary    File        `key:"etcd_binary" default:"(embedded)"`
@@ -111,6 +112,22 @@ type Objectives struct {
 	RPO      Duration `key:"rpo"`
 	RTO      Duration `key:"rto"`
 	DrillAge Duration `key:"drill_age"`
+}
+
+// Thresholds say from where on check and serve call something a problem. A zero one is not judged.
+type Thresholds struct {
+	QuorumMargin        int      `key:"quorum_margin" default:"1"`
+	DatabaseWarning     Percent  `key:"database_warning" default:"75%"`
+	DatabaseCritical    Percent  `key:"database_critical" default:"90%"`
+	Quota               Bytes    `key:"quota" default:"(as the server tells)"`
+	Fragmentation       Percent  `key:"fragmentation" default:"60%"`
+	Lag                 int      `key:"lag" default:"5000"`
+	ClockSkew           Duration `key:"clock_skew" default:"2s"`
+	CertificateWarning  Duration `key:"certificate_warning" default:"21d"`
+	CertificateCritical Duration `key:"certificate_critical" default:"3d"`
+	LeaderChanges       int      `key:"leader_changes" default:"5"`
+	VerificationAge     Duration `key:"verification_age" default:"7d"`
+	Observations        int      `key:"observations" default:"3"`
 }
 
 // Member is one member as a restore rebuilds it.

@@ -62,12 +62,13 @@ const (
 	DrillAge      = "drill_age"      // no drill within the objective
 	Stores        = "stores"         // backups could not be listed everywhere
 	Held          = "held"           // a restore is under way
+	Agents        = "agents"         // those that keep leased state are not all there
 )
 
 // Names are all of them.
 var Names = []string{
 	Quorum, Access, MemberDown, Unasked, Mixed, NoSpace, Corrupt, Database, Fragmentation, Lag, Clock, Certificate, Leaders, Rebuilt,
-	RPO, BadBackup, Unverified, DrillAge, Stores, Held,
+	RPO, BadBackup, Unverified, DrillAge, Stores, Held, Agents,
 }
 
 // A Problem is something a person should know of.
