@@ -86,12 +86,33 @@ func (t *taking) store(ctx context.Context, s *source, m cluster.MemberStatus, f
 	done(bytesText(stream.Size) + " from " + m.Label())
 	manifest, facts, err := t.examine(ctx, s, m, stream.Version, file)
 	if err != nil {
-		return fail(err)
+		return fail(explained(ctx, up, m, err))
 	}
 	if manifest, err = t.commit(ctx, s, up, manifest, facts); err != nil {
-		return fail(err)
+		return fail(explained(ctx, up, m, err))
 	}
 	return up, manifest, nil
+}
+
+// explained is err, unless the checksum that the stream brought says that it was damaged on the way: that explains all that the file's
+// structure may lack.
+func explained(ctx context.Context, up *upload, m cluster.MemberStatus, err error) error {
+	var verdict *dbfile.CheckError
+	if !errors.As(err, &verdict) {
+		return err
+	}
+	if <-up.done; up.err != nil {
+		return err
+	}
+	if wrong := up.sum.CheckTrailer(); wrong != nil {
+		return ofMember(ctx, of(m, wrong))
+	}
+	return err
+}
+
+// of says whose database an error is about.
+func of(m cluster.MemberStatus, err error) error {
+	return fmt.Errorf("the database of %s: %w", m.Label(), err)
 }
 
 // stream fills the spool at full speed.
@@ -110,8 +131,9 @@ func (t *taking) stream(stream *cluster.Stream, spool *spooled) error {
 type upload struct {
 	*repository.Upload
 	spool  *spooled
-	done   chan struct{} // closed when data and err are set
+	done   chan struct{} // closed when data, sum and err are set
 	data   catalog.Object
+	sum    *dbfile.Sum // of the database as it was read for the store that took it
 	err    error
 	exists bool // the manifest is written
 }
@@ -128,6 +150,7 @@ func (t *taking) upload(ctx context.Context, stop context.CancelCauseFunc, spool
 		defer close(up.done)
 		up.data, up.err = up.Data(ctx, func(ctx context.Context) (io.ReadCloser, error) {
 			f := spool.follow(ctx)
+			up.sum = f.sum
 			f.advance = func(n int64) { t.Progress.Advance(StageUpload, n) }
 			return f, nil
 		})
@@ -153,9 +176,10 @@ func (up *upload) abandon(ctx context.Context, stop context.CancelCauseFunc) {
 
 // examine checks the spooled file and describes it.
 func (t *taking) examine(ctx context.Context, s *source, m cluster.MemberStatus, version string, file *os.File) (manifest catalog.Manifest, facts catalog.Facts, err error) {
-	report, err := t.check(ctx, file, true)
+	// The upload hashes all that the checks look at, and its sum is compared with the trailer before the backup exists.
+	report, err := t.check(ctx, file, dbfile.CheckOptions{TrailerRequired: true, Unhashed: true})
 	if err != nil {
-		return manifest, facts, ofMember(ctx, fmt.Errorf("the database of %s: %w", m.Label(), err))
+		return manifest, facts, ofMember(ctx, of(m, err))
 	}
 	if report.Revision < m.Revision {
 		return manifest, facts, memberError{fmt.Errorf("%w: the database of %s ends at revision %d, although it said %d before", ErrVerify, m.Label(), report.Revision, m.Revision)}
@@ -182,21 +206,20 @@ func (t *taking) examine(ctx context.Context, s *source, m cluster.MemberStatus,
 	return manifest, facts, ctx.Err()
 }
 
-// check checks the spooled file in a child process. A stream has a trailer; a file of a member may have none.
-func (t *taking) check(ctx context.Context, file *os.File, trailer bool) (dbfile.Report, error) {
+// check checks the spooled file in a child process.
+func (t *taking) check(ctx context.Context, file *os.File, o dbfile.CheckOptions) (dbfile.Report, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return dbfile.Report{}, err
 	}
 	done := t.begin(StageCheck, info.Size())
 	var before int64
-	report, err := dbfile.CheckInChild(ctx, file, dbfile.CheckOptions{
-		Select: t.Agents.Select, TrailerRequired: trailer,
-		Progress: func(now, _ int64) {
-			t.Progress.Advance(StageCheck, now-before)
-			before = now
-		},
-	})
+	o.Select = t.Agents.Select
+	o.Progress = func(now, _ int64) {
+		t.Progress.Advance(StageCheck, now-before)
+		before = now
+	}
+	report, err := dbfile.CheckInChild(ctx, file, o)
 	if err != nil {
 		done("failed")
 		return report, err
@@ -272,11 +295,14 @@ func previous(snaps []catalog.Snapshot, line string) (best catalog.Snapshot, ok 
 	return best, ok
 }
 
-// commit waits for the data to be stored, stores the facts, has all of it confirmed, opens the line and makes the backup exist.
+// commit waits for the data to be stored, compares its sum with the trailer, stores the facts, has all of it confirmed, opens the line and makes the backup exist.
 func (t *taking) commit(ctx context.Context, s *source, up *upload, manifest catalog.Manifest, facts catalog.Facts) (catalog.Manifest, error) {
 	<-up.done
 	if up.err != nil {
 		return manifest, up.err
+	}
+	if err := up.sum.CheckTrailer(); err != nil {
+		return manifest, err
 	}
 	for _, refused := range up.Refused() {
 		t.warn("%v", refused)

@@ -76,7 +76,7 @@ func (t *taking) spoolFile(ctx context.Context, path string) (_ *spooledFile, er
 	if err := t.read(ctx, source, in.spool, info.Size()); err != nil {
 		return nil, err
 	}
-	if in.report, err = t.check(ctx, file, false); err != nil {
+	if in.report, err = t.check(ctx, file, dbfile.CheckOptions{}); err != nil {
 		return nil, err
 	}
 	return in, nil

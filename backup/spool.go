@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/requorum/requorum/internal/dbfile"
 )
 
 // A Spool is where whole databases pass through the local disk, in plain text.
@@ -137,7 +139,7 @@ func (s *spooled) end(err error) {
 // follow returns a reader of the file from its start, which waits for what is still to be written. It ends with ctx.
 // It is for one goroutine; close it.
 func (s *spooled) follow(ctx context.Context) *follower {
-	f := &follower{ctx: ctx, spool: s}
+	f := &follower{ctx: ctx, spool: s, sum: dbfile.NewSum()}
 	f.stop = context.AfterFunc(ctx, func() {
 		s.mu.Lock() // so that the wake-up cannot fall between a look at ctx and the wait
 		defer s.mu.Unlock()
@@ -151,6 +153,7 @@ type follower struct {
 	stop    func() bool
 	spool   *spooled
 	at      int64
+	sum     *dbfile.Sum   // of what was read
 	advance func(n int64) // told of what was read; may be nil
 }
 
@@ -172,6 +175,7 @@ func (f *follower) Read(p []byte) (int, error) {
 	}
 	n, err := s.file.ReadAt(p[:min(int64(len(p)), available)], f.at)
 	f.at += int64(n)
+	_, _ = f.sum.Write(p[:n]) // never fails
 	if f.advance != nil {
 		f.advance(int64(n))
 	}
@@ -180,6 +184,9 @@ func (f *follower) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// SHA256 is that of what was read, in hex: see [repository.Source].
+func (f *follower) SHA256() string { return f.sum.SHA256() }
 
 func (f *follower) Close() error {
 	f.stop()

@@ -68,7 +68,7 @@ func checkIn(ctx context.Context, role string, f *os.File, o CheckOptions) (Repo
 	if os.Getenv(childVariable) != "" {
 		return Report{}, fmt.Errorf("this is a child itself (%s=%s): main must begin with dbfile.RunChild", childVariable, os.Getenv(childVariable))
 	}
-	ask, err := json.Marshal(request{Select: o.Select, TrailerRequired: o.TrailerRequired})
+	ask, err := json.Marshal(request{Select: o.Select, TrailerRequired: o.TrailerRequired, Unhashed: o.Unhashed})
 	if err != nil {
 		return Report{}, err
 	}

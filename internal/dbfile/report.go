@@ -81,6 +81,10 @@ type CheckOptions struct {
 	// TrailerRequired refuses a file without the sha256 trailer: set it for whatever came from the Snapshot RPC.
 	TrailerRequired bool
 
+	// Unhashed leaves the sha256 to a caller who has a Sum of the same bytes: the report has none, and its Trailer says only that
+	// there is one. It saves the check half of its work.
+	Unhashed bool
+
 	// Progress, if set, is told several times a second how much of the file has been dealt with, in bytes. Calls come
 	// one at a time.
 	Progress func(done, total int64)

@@ -173,7 +173,7 @@ func pour(w io.Writer, r io.Reader) error {
 // meter counts and hashes what is read through it, and remembers why that ended early.
 type meter struct {
 	r   io.Reader
-	h   hash.Hash
+	h   hash.Hash // nil if r is hashed itself
 	n   int64
 	err error
 }
@@ -181,14 +181,21 @@ type meter struct {
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
 	m.n += int64(n)
-	_, _ = m.h.Write(p[:n]) // a hash never fails
+	if m.h != nil {
+		_, _ = m.h.Write(p[:n]) // a hash never fails
+	}
 	if err != nil && err != io.EOF {
 		m.err = err
 	}
 	return n, err
 }
 
-func (m *meter) sum() string { return hex.EncodeToString(m.h.Sum(nil)) }
+func (m *meter) sum() string {
+	if m.h == nil {
+		return m.r.(hashed).SHA256()
+	}
+	return hex.EncodeToString(m.h.Sum(nil))
+}
 
 // fileWriter writes a file from its start.
 type fileWriter struct {

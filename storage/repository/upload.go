@@ -23,7 +23,12 @@ const abortTime = 30 * time.Second
 // Source gives the contents of a database from its start, each time it is called: a spool file, perhaps still growing.
 // Reads block until there is more, end with io.EOF when all is there, and with an error if the stream failed or ctx has
 // ended. If one store refuses the upload, the next one is offered it from a fresh Source.
+//
+// A reader with a method SHA256() string hashes what it gives by itself, and is asked when it has ended with io.EOF.
 type Source func(ctx context.Context) (io.ReadCloser, error)
+
+// A hashed reader knows the sha256, in hex, of what was read from it.
+type hashed interface{ SHA256() string }
 
 // Upload is a backup on its way into one store: the data, the facts, a proof of what is stored, and last the manifest that makes
 // it exist. Its methods are called one after the other. Whoever begins an upload ends it with Commit or Abort.
@@ -238,7 +243,7 @@ func (u *Upload) put(ctx context.Context, s Named, key string, open Source) (cat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r, w := io.Pipe()
-	raw := &meter{h: sha256.New()}
+	raw := &meter{}
 	sealed := make(chan error, 1)
 	go func() {
 		err := sealInto(ctx, w, raw, open, to)
@@ -273,6 +278,9 @@ func sealInto(ctx context.Context, w io.Writer, raw *meter, open Source, to []ag
 	}
 	defer source.Close()
 	raw.r = source
+	if _, ok := source.(hashed); !ok {
+		raw.h = sha256.New()
+	}
 	sealer, err := seal.Seal(w, to)
 	if err != nil {
 		return err
