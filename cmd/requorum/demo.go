@@ -221,9 +221,9 @@ func (d *demo) scheduledBackup(ctx context.Context) error {
 	var failed error
 	ctx, done := context.WithTimeout(ctx, demoWait)
 	defer done()
-	err = schedules.Scheduler{Log: d.log()}.Run(ctx, []schedules.Job{{
-		Name: "demo snapshot", Schedule: when,
-		Run: func(ctx context.Context) error {
+	schedules.Scheduler{Gate: schedules.NewGate(1), Log: d.log()}.Run(ctx, nil, []schedules.Job{{
+		Key: "demo/snapshot", Class: "snapshot", Schedule: when,
+		Run: func(ctx context.Context, _ schedules.Attempt) error {
 			reporter := d.reporter()
 			result, err := t.take(ctx, repo, takeFlags{prove: true, held: true}, reporter)
 			reporter.Close()
@@ -236,7 +236,7 @@ func (d *demo) scheduledBackup(ctx context.Context) error {
 		},
 	}})
 	if d.result.Backup == nil {
-		return errors.Join(fmt.Errorf("no scheduled backup within %s", demoWait), failed, err)
+		return errors.Join(fmt.Errorf("no scheduled backup within %s", demoWait), failed)
 	}
 	b := d.result.Backup
 	d.tell("         Backup %s holds revision %d: %d keys, %s, stored as %s, encrypted.", b.ID, b.Revision, b.Keys, size(b.Data.Bytes), size(b.Data.StoredBytes))
