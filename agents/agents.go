@@ -40,12 +40,13 @@ type Agent interface {
 	// Gate asks the programs themselves, while etcd is away, who is there and
 	// how far they are. A program that does not answer stands in
 	// Baseline.Missing and is no error. It only reads.
-	Gate(ctx context.Context) (Baseline, error)
+	Gate(ctx context.Context, known Known) (Baseline, error)
 
 	// Verify polls the restored cluster and the programs until they are proven
 	// back or ctx reaches its deadline, and says what it saw: that something
 	// is not back, also at the deadline, is a Verdict and no error. A
-	// cancelled ctx is an error. It only reads.
+	// cancelled ctx is an error. It only reads, but for finishing, through
+	// done.Change, what an edit of its own began in the file (done.Written).
 	Verify(ctx context.Context, base Baseline, done Restored) (Verdict, error)
 }
 
@@ -149,6 +150,16 @@ type Edit struct {
 	Group  string // the prefix it is reported under; "" the key's directory
 }
 
+// Known helps a gate to find programs whose addresses are not configured.
+type Known struct {
+	// Keys is the key space in which they registered, that of the backup; nil
+	// when it is not at hand.
+	Keys func(prefix string) iter.Seq[*mvccpb.KeyValue]
+	// Before is what this agent answered at an earlier gate of the same run;
+	// nil at the first.
+	Before *Baseline
+}
+
 // Baseline is what the gate learned about one agent.
 type Baseline struct {
 	Agent   string          `json:"agent"`             // Configured.Name; [Gate] sets it
@@ -164,4 +175,21 @@ type Restored struct {
 	HealthyAt time.Time      // when etcd was proven healthy
 	Live      Live
 	Backup    Reader // the key space that was restored, before the edits; nil when it is not at hand
+
+	// Written are the keys that agents' edits wrote into the file.
+	Written map[string]bool
+	// Change writes to the restored cluster: all of the changes, or none and ok
+	// false because a key is not at its revision any more. Nil where nothing
+	// may be written.
+	Change func(ctx context.Context, changes ...Change) (ok bool, err error)
+	// Tell is told the verdict so far after every look, from several
+	// goroutines; nil when nobody watches.
+	Tell func(Verdict)
+}
+
+// Change is one write to a running cluster, without a lease.
+type Change struct {
+	Key         string
+	Value       []byte // nil removes the key
+	ModRevision int64  // the one that the key must still have; 0: it must be absent
 }

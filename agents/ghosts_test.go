@@ -25,8 +25,10 @@ type fake struct {
 
 func (f fake) Observe(context.Context, agents.Reader) (json.RawMessage, error) { return nil, f.err }
 func (f fake) Edits(agents.Reader, agents.Options) ([]agents.Edit, error)      { return f.edits, f.err }
-func (f fake) Gate(context.Context) (agents.Baseline, error)                   { return agents.Baseline{}, f.err }
-func (f fake) Select() agents.Select                                           { return f.sel }
+func (f fake) Gate(context.Context, agents.Known) (agents.Baseline, error) {
+	return agents.Baseline{}, f.err
+}
+func (f fake) Select() agents.Select { return f.sel }
 func (f fake) Verify(context.Context, agents.Baseline, agents.Restored) (agents.Verdict, error) {
 	return agents.Verdict{}, f.err
 }

@@ -3,19 +3,27 @@ package agents
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"golang.org/x/sync/errgroup"
 )
 
 // Gate asks all agents at once and returns their answers by Configured.Name,
-// fit for Options.Baselines.
-func Gate(ctx context.Context, configured []Configured) (map[string]Baseline, error) {
+// fit for Options.Baselines. keys is the key space of the backup, nil when it is
+// not at hand; before are the answers of an earlier gate of the same run, nil at
+// the first.
+func Gate(ctx context.Context, configured []Configured, keys func(prefix string) iter.Seq[*mvccpb.KeyValue], before map[string]Baseline) (map[string]Baseline, error) {
 	answers := make([]Baseline, len(configured))
 	group, ctx := errgroup.WithContext(ctx)
 	for i, c := range configured {
 		group.Go(func() error {
-			b, err := c.Agent.Gate(ctx)
+			known := Known{Keys: keys}
+			if b, asked := before[c.Name]; asked {
+				known.Before = &b
+			}
+			b, err := c.Agent.Gate(ctx, known)
 			if err != nil {
 				return fmt.Errorf("ask agent %s: %w", c.Name, err)
 			}
@@ -43,7 +51,14 @@ func Verify(ctx context.Context, configured []Configured, bases map[string]Basel
 	group, ctx := errgroup.WithContext(ctx)
 	for i, c := range configured {
 		group.Go(func() error {
-			v, err := c.Agent.Verify(ctx, bases[c.Name], done)
+			own := done
+			if done.Tell != nil {
+				own.Tell = func(v Verdict) {
+					v.Name = c.Name
+					done.Tell(v)
+				}
+			}
+			v, err := c.Agent.Verify(ctx, bases[c.Name], own)
 			if err != nil {
 				return fmt.Errorf("verify agent %s: %w", c.Name, err)
 			}

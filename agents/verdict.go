@@ -23,6 +23,9 @@ type Verdict struct {
 	Verdict string  `json:"verdict"` // "" when there was nothing to prove at all
 	OK      bool    `json:"ok"`      // false fails the restore with exit code 15
 	Checks  []Check `json:"checks"`
+	// Unfinished says what was begun for this agent and waits for something:
+	// whoever restores goes on with it later. "" for nothing.
+	Unfinished string `json:"unfinished,omitempty"`
 }
 
 // Check is one piece of evidence.

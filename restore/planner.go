@@ -82,7 +82,7 @@ func (r *Restorer) planRestore(ctx context.Context) (Plan, *prepared, error) {
 }
 
 // planOn completes a plan on the source that choose picks. Everything that speaks against it is collected first.
-func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *observed) (*source, error)) (*prepared, error) {
+func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *observed) (*source, error)) (ready *prepared, err error) {
 	if len(plan.Members) == 0 {
 		return nil, errors.New("every member is left out with --without: nothing would be rebuilt")
 	}
@@ -126,13 +126,19 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	plan.TargetVersion = version
 	plan.Checks = append(plan.Checks, check)
 
-	if plan.Gate, err = agents.Gate(ctx, r.Agents); err != nil {
-		return nil, err
-	}
 	p, report, err := r.fetch(ctx, plan.Run, src)
 	if err != nil {
 		// What else is wrong is worth knowing too.
 		return nil, errors.Join(err, against(plan.Checks, refusals))
+	}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	// The agents are asked now, not sooner: the backup may say where they are.
+	if plan.Gate, err = agents.Gate(ctx, r.Agents, report.Index.Keys, nil); err != nil {
+		return nil, err
 	}
 	r.fileFacts(plan, src, report)
 	plan.raise(o)

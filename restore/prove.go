@@ -202,16 +202,35 @@ func (x *execution) askAgents(ctx context.Context) (string, error) {
 	if x.p != nil && x.p.index != nil {
 		done.Backup = x.p.index
 	}
+	done.Written = map[string]bool{}
+	for _, e := range x.plan.Edits {
+		done.Written[e.Key] = done.Written[e.Key] || e.Action == "write"
+	}
+	done.Change = func(ctx context.Context, changes ...agents.Change) (bool, error) {
+		var swaps []cluster.Swap
+		for _, ch := range changes {
+			swaps = append(swaps, cluster.Swap(ch))
+		}
+		return c.Swap(ctx, swaps...)
+	}
+	watch := watcher{say: x.Progress.Say, now: x.Now, since: x.healthyAt}
+	done.Tell = watch.tell
 	ctx, cancel := context.WithDeadline(ctx, x.healthyAt.Add(x.AgentDeadline))
 	defer cancel()
 	if x.verdicts, err = agents.Verify(ctx, x.Agents, x.plan.Gate, done); err != nil {
 		return "", err
 	}
-	back := 0
+	back, unfinished := 0, ""
 	for _, v := range x.verdicts {
 		if v.OK {
 			back++
 		}
+		if v.Unfinished != "" {
+			unfinished += "\n  " + v.Name + ": " + v.Unfinished
+		}
+	}
+	if unfinished != "" {
+		return "", fmt.Errorf("%w: the restore goes on waiting when it is called again:%s", ErrAgents, unfinished)
 	}
 	return fmt.Sprintf("%d of %d back", back, len(x.verdicts)), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/requorum/requorum/agents"
@@ -79,8 +80,9 @@ func (x *execution) gate(ctx context.Context) error {
 	defer func() { x.waiting.Gate += x.Now().Sub(begun).Seconds() }()
 	deadline := time.NewTimer(gateWait)
 	defer deadline.Stop()
+	told := ""
 	for {
-		answers, err := agents.Gate(ctx, x.Agents)
+		answers, err := agents.Gate(ctx, x.Agents, nil, x.plan.Gate)
 		if err != nil {
 			return err
 		}
@@ -95,6 +97,10 @@ func (x *execution) gate(ctx context.Context) error {
 		if len(lost) == 0 {
 			x.plan.Gate = answers
 			return nil
+		}
+		if waits := strings.Join(lost, ", "); waits != told {
+			told = waits
+			x.Progress.Say("  waiting for %s, which answered when the restore was planned", waits)
 		}
 		select {
 		case <-ctx.Done():

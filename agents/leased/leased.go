@@ -113,7 +113,7 @@ func (a *Agent) Edits(kv agents.Reader, opt agents.Options) ([]agents.Edit, erro
 }
 
 // Gate has nobody to ask: a leased key does not say how to reach its owner.
-func (a *Agent) Gate(context.Context) (agents.Baseline, error) {
+func (a *Agent) Gate(context.Context, agents.Known) (agents.Baseline, error) {
 	return agents.Baseline{Detail: fmt.Sprintf("nothing to ask: the owners of %s have no address", a.opt.Prefix)}, nil
 }
 

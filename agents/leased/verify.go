@@ -34,7 +34,11 @@ func (a *Agent) Verify(ctx context.Context, _ agents.Baseline, done agents.Resto
 	defer tick.Stop()
 	for {
 		p.look(ctx)
-		if v := p.verdict(); v.OK {
+		v := p.verdict()
+		if done.Tell != nil {
+			done.Tell(v)
+		}
+		if v.OK {
 			return v, nil
 		}
 		select {

@@ -41,8 +41,10 @@ func (p *proof) checkLeader(s *sample) result {
 	leader := s.scope.keys["leader"]
 	name := string(s.scope.value("leader"))
 	switch why, ok := p.done.Anew(leader); {
-	case !ok && leader == nil && s.scope.config.paused():
-		wrong.add("no leader yet, and the scope is paused: `patronictl resume` when all its agents are back")
+	case !ok && leader == nil && s.scope.config.paused() && !p.reopens:
+		wrong.add("no leader yet, and the scope is paused: `patronictl resume` when all its agents are back and run PostgreSQL")
+	case !ok && leader == nil && p.waits != "":
+		wrong.add("no leader before the scope is opened again")
 	case !ok && leader == nil:
 		wrong.add("no leader yet")
 	case !ok:

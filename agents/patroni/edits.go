@@ -16,6 +16,7 @@ type treatment struct {
 	*scope
 	opt     agents.Options
 	pause   bool       // write "pause: true" into config
+	resumed bool       // and the restore takes it out again, once all agents are back
 	running []standing // the agents as they answered at the gate
 	edits   []agents.Edit
 	asked   []agents.Refusal
@@ -75,14 +76,18 @@ func (t *treatment) decideConfig(value []byte) {
 	case t.config.paused():
 		t.keep("config", "the settings as they were; it says \"pause\": nobody promotes until `patronictl resume`")
 	case t.pause:
-		paused, err := withPause(value)
+		paused, err := withSetting(value, "pause", []byte("true"))
 		if err != nil {
 			t.cannotPause("its config key holds no JSON object")
 			return
 		}
+		until := "`patronictl resume`"
+		if t.resumed {
+			until = "all agents are back, which the restore waits for"
+		}
 		t.edits = append(t.edits, agents.Edit{
 			Key: t.dir + "config", Value: paused, Group: t.dir,
-			Reason: "--open-paused: \"pause\": true, so nobody promotes until all agents are back and `patronictl resume`",
+			Reason: "--open-paused: \"pause\": true, so nobody promotes until " + until,
 		})
 	case t.config == nil:
 		t.keep("config", "kept, although it holds no JSON object")

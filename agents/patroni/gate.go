@@ -48,6 +48,7 @@ func (s standing) who() string {
 
 // baseline is the Data of the scope's Baseline.
 type baseline struct {
+	Asked  []string   `json:"asked"` // the REST URLs of all expected agents
 	Agents []standing `json:"agents"`
 	// Furthest is the greatest position that any of them had; nothing may be
 	// below it afterwards.
@@ -100,14 +101,32 @@ func (a *Scope) isCalled(name string) bool {
 
 // Gate asks every agent where it stands. The greatest position is the baseline
 // for loss. An agent that answers with PostgreSQL stopped is there, but the
-// baseline stays incomplete.
-func (a *Scope) Gate(ctx context.Context) (agents.Baseline, error) {
+// baseline stays incomplete. Agents whose URLs are not configured are those of
+// an earlier gate of the run, or else of the backup's keys.
+func (a *Scope) Gate(ctx context.Context, where agents.Known) (agents.Baseline, error) {
+	switch {
+	case where.Before != nil:
+		before, err := parseBaseline(*where.Before)
+		if err != nil {
+			return agents.Baseline{}, err
+		}
+		a = a.asking(before.Asked)
+	case where.Keys != nil && len(a.rest) == 0:
+		s := newScope(a.dir)
+		for k := range where.Keys(a.dir) {
+			s.add(k)
+		}
+		a = a.asking(s.discover())
+	}
 	if len(a.rest) == 0 {
-		return agents.Baseline{Detail: "no rest is configured: nobody to ask, so loss stays unknown"}, nil
+		return agents.Baseline{Detail: "no rest is configured and no member was registered: nobody to ask, so loss stays unknown"}, nil
 	}
 	var base agents.Baseline
 	known := baseline{Complete: true}
 	var said []string
+	for _, e := range a.rest {
+		known.Asked = append(known.Asked, e.base)
+	}
 	for _, w := range a.ask(ctx) {
 		if w.err != nil {
 			base.Missing = append(base.Missing, w.base)

@@ -7,7 +7,8 @@
 // API before etcd opens, and they are back only when they say so themselves.
 // [Scope] is one configured cluster; [Unconfigured] treats all others that a
 // backup holds. Patroni 3.x and 4.x are understood. Nothing here ever writes to
-// Patroni.
+// Patroni's API; a scope that was opened paused is opened again through its keys
+// in etcd, as patronictl does it.
 package patroni
 
 import (
@@ -31,8 +32,8 @@ type Options struct {
 	Scope     string // Patroni's scope
 	Namespace string // Patroni's namespace; "" means /service
 	// REST are the base URLs of the REST API of every agent of the scope,
-	// such as https://10.0.1.1:8008. All of them are expected. Without any,
-	// nobody is asked and nothing is claimed.
+	// such as https://10.0.1.1:8008. All of them are expected. Without any they
+	// are those that had registered in the backup, at the addresses they gave.
 	REST     []string
 	TLS      *tls.Config // for https: CA and client certificate
 	Username string      // basic auth, "" for none
@@ -84,21 +85,39 @@ func New(opt Options) (*Scope, error) {
 	return s, nil
 }
 
-// Discover returns the REST base URLs that the members of a scope had
-// registered in kv, for a configuration that names none.
-func Discover(kv agents.Reader, namespace, name string) []string {
-	if namespace == "" {
-		namespace = "/service"
-	}
-	s := readScope(kv, dirOf(namespace, name))
+// discover returns the REST base URLs that the members of the scope had
+// registered.
+func (s *scope) discover() []string {
 	var found []string
 	for _, member := range slices.Sorted(maps.Keys(s.members)) {
-		m, _ := parseMember(s.members[member].Value)
-		if u, err := url.Parse(m.APIURL); err == nil && u.Host != "" {
-			found = append(found, u.Scheme+"://"+u.Host)
+		if base := s.apiBase(member); base != "" && !slices.Contains(found, base) {
+			found = append(found, base)
 		}
 	}
 	return found
+}
+
+// apiBase is the REST base URL that a member had registered, "" for none.
+func (s *scope) apiBase(member string) string {
+	m, _ := parseMember(s.members[member].Value)
+	if u, err := url.Parse(m.APIURL); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
+		return u.Scheme + "://" + u.Host
+	}
+	return ""
+}
+
+// asking is the agent that asks at urls, unless the configuration says where.
+func (a *Scope) asking(urls []string) *Scope {
+	if len(a.rest) > 0 {
+		return a
+	}
+	found := *a
+	for _, raw := range urls {
+		if e, err := parseEndpoint(raw); err == nil {
+			found.rest = append(found.rest, e)
+		}
+	}
+	return &found
 }
 
 // Select implements [agents.Selector].
@@ -129,17 +148,32 @@ func (a *Scope) Edits(kv agents.Reader, opt agents.Options) ([]agents.Edit, erro
 	if err != nil {
 		return nil, err
 	}
-	incomplete := len(base.Missing) > 0 || opt.Baseline == nil || len(a.rest) == 0
-	t := &treatment{scope: s, opt: opt, pause: opt.OpenPaused && incomplete, running: known.Agents}
+	rest := a.asking(known.Asked).rest
+	incomplete := len(base.Missing) > 0 || opt.Baseline == nil || len(rest) == 0
+	t := &treatment{scope: s, opt: opt, pause: opt.OpenPaused && incomplete, resumed: len(rest) > 0, running: known.Agents}
 	t.decide()
-	if len(base.Missing) > 0 && !opt.OpenPaused {
-		t.ask(fmt.Sprintf("%d of %d agents did not answer: %s", len(base.Missing), len(a.rest), strings.Join(base.Missing, ", ")),
-			"opened without them, one that lags behind may elect itself and committed rows are lost; "+
-				"with the flag the scope opens paused and nobody promotes until `patronictl resume`",
-			"--open-paused")
+	if len(base.Missing) > 0 && !opt.OpenPaused && !t.accepted() {
+		var missing []string
+		for _, u := range base.Missing {
+			missing = append(missing, s.called(u))
+		}
+		t.ask(fmt.Sprintf("%d of %d agents did not answer: %s", len(base.Missing), len(rest), strings.Join(missing, ", ")),
+			"opened without them, one that lags behind may elect itself and committed rows are lost: bring them back and try again; "+
+				"with --open-paused nobody promotes until all of them are back, which the restore waits for",
+			"--open-paused or --accept-unverified "+t.name())
 	}
 	t.refuseForeign()
 	return t.edits, agents.JoinRefusals(t.asked)
+}
+
+// called is a REST URL with the name of the member that had registered it.
+func (s *scope) called(base string) string {
+	for _, member := range slices.Sorted(maps.Keys(s.members)) {
+		if s.apiBase(member) == base {
+			return member + " (" + base + ")"
+		}
+	}
+	return base
 }
 
 // refuseForeign compares initialize with what the agents run. Absent, it is

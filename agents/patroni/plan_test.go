@@ -157,7 +157,7 @@ func TestObserve(t *testing.T) {
 
 func TestDiscover(t *testing.T) {
 	kv := running(agentstest.NewBackup(), dir, 1).Put(dir+"members/db3", `{"conn_url":"postgres://h/"}`, 1)
-	if got := strings.Join(Discover(kv, "", "main"), " "); got != "http://127.0.0.1:8008 http://127.0.0.1:8009" {
+	if got := strings.Join(readScope(kv, dir).discover(), " "); got != "http://127.0.0.1:8008 http://127.0.0.1:8009" {
 		t.Errorf("got %s", got)
 	}
 }

@@ -28,35 +28,41 @@ import (
 // CONVERGED or more, or RECONNECTED when the only thing missing is WAL: an idle
 // leader writes none, and its replicas stream and stand exactly where it does.
 func (a *Scope) Verify(ctx context.Context, base agents.Baseline, done agents.Restored) (agents.Verdict, error) {
-	if len(a.rest) == 0 {
-		return agents.Verdict{Verdict: agents.Unknown, OK: true, Checks: []agents.Check{{
-			Name: "REST", Detail: "no rest is configured: the agents cannot be asked",
-		}}}, nil
-	}
 	known, err := parseBaseline(base)
 	if err != nil {
 		return agents.Verdict{}, err
 	}
-	p := &proof{Scope: a, done: done, base: known, first: map[string]float64{}}
+	if a = a.asking(known.Asked); len(a.rest) == 0 {
+		return agents.Verdict{Verdict: agents.Unknown, OK: true, Checks: []agents.Check{{
+			Name: "REST", Detail: "no rest is configured and no member was registered: there are no agents to ask",
+		}}}, nil
+	}
+	p := &proof{Scope: a, done: done, base: known, first: map[string]float64{}, reopens: done.Written[a.dir+"config"] && done.Change != nil}
 	tick := time.NewTicker(a.poll)
 	defer tick.Stop()
 	for {
 		s, err := a.look(ctx, done.Live)
 		if ctx.Err() == nil {
 			p.take(s, err)
+			p.reopen(ctx, s)
 		}
-		if v := p.verdict(); v.Verdict == agents.NoLoss || v.Verdict == agents.DataLossSuspected || v.Verdict == agents.Converged && !p.base.Complete {
+		v := p.verdict()
+		if done.Tell != nil {
+			done.Tell(v)
+		}
+		if p.waits == "" && (v.Verdict == agents.NoLoss || v.Verdict == agents.DataLossSuspected || v.Verdict == agents.Converged && !p.base.Complete) {
 			return v, nil
 		}
 		select {
 		case <-tick.C:
+			continue
 		case <-ctx.Done():
 		}
-		if err := ctx.Err(); errors.Is(err, context.DeadlineExceeded) {
-			return p.verdict(), nil
-		} else if err != nil {
+		p.abandon(ctx)
+		if err := ctx.Err(); !errors.Is(err, context.DeadlineExceeded) {
 			return agents.Verdict{}, err
 		}
+		return p.verdict(), nil
 	}
 }
 
@@ -81,6 +87,8 @@ type proof struct {
 	trouble error              // etcd did not answer at the last look
 	held    [3]*sample         // the first sample since which a level's checks hold
 	reached level              // what two samples prove
+	waits   string             // what keeps the scope from being opened again; "" for nothing
+	reopens bool               // the scope was opened paused, and this proof opens it again
 }
 
 // take judges a sample against those before.
@@ -127,13 +135,18 @@ func (p *proof) take(s *sample, err error) {
 }
 
 // verdict is what the samples so far prove.
-func (p *proof) verdict() agents.Verdict {
-	v := agents.Verdict{Verdict: agents.NotBack}
+func (p *proof) verdict() (v agents.Verdict) {
+	v = agents.Verdict{Verdict: agents.NotBack}
 	for _, r := range p.results {
 		v.Checks = append(v.Checks, agents.Check{Name: r.name, OK: r.ok, Detail: r.detail, Seconds: p.first[r.name]})
 	}
 	if p.trouble != nil {
 		v.Checks = append(v.Checks, agents.Check{Name: "etcd answers", Detail: p.trouble.Error()})
+	}
+	if p.reopens {
+		v.Checks = append(v.Checks, p.reopened())
+		v.Unfinished = p.waits
+		defer func() { v.OK = v.OK && p.waits == "" }()
 	}
 	switch p.reached {
 	case reconnected:

@@ -212,7 +212,7 @@ func TestGate(t *testing.T) {
 			l := newLab(t, 3, version)
 			l.nodes[1].lsn = 0x9000000
 			l.nodes[1].writes = false
-			base, err := l.agent(Options{}).Gate(t.Context())
+			base, err := l.agent(Options{}).Gate(t.Context(), agents.Known{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -234,7 +234,7 @@ func TestGateTimelineBeatsLSN(t *testing.T) {
 	l := newLab(t, 2, "4.1.4")
 	l.nodes[0].timeline, l.nodes[0].lsn, l.nodes[0].writes = 2, 0x9000000, false
 	l.nodes[1].timeline, l.nodes[1].lsn, l.nodes[1].writes = 3, 0x1000000, false
-	base, err := l.agent(Options{}).Gate(t.Context())
+	base, err := l.agent(Options{}).Gate(t.Context(), agents.Known{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestGateMissing(t *testing.T) {
 			l := newLab(t, 2, "3.0.2")
 			url := l.nodes[1].server.URL
 			test.spoil(l.nodes[1])
-			base, err := l.agent(Options{}).Gate(t.Context())
+			base, err := l.agent(Options{}).Gate(t.Context(), agents.Known{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -285,7 +285,7 @@ func TestGateMissing(t *testing.T) {
 }
 
 func TestGateNobodyToAsk(t *testing.T) {
-	base, err := newScopeAgent(t, Options{}).Gate(t.Context())
+	base, err := newScopeAgent(t, Options{}).Gate(t.Context(), agents.Known{})
 	if err != nil || !strings.Contains(base.Detail, "nobody to ask") || len(base.Missing) != 0 {
 		t.Errorf("got %+v, %v", base, err)
 	}
@@ -294,7 +294,7 @@ func TestGateNobodyToAsk(t *testing.T) {
 func TestGateCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := newLab(t, 1, "4.1.4").agent(Options{}).Gate(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := newLab(t, 1, "4.1.4").agent(Options{}).Gate(ctx, agents.Known{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v: an interrupted gate must not look like missing agents", err)
 	}
 }
@@ -302,7 +302,7 @@ func TestGateCancelled(t *testing.T) {
 func TestBasicAuth(t *testing.T) {
 	l := newLab(t, 1, "4.1.4")
 	l.nodes[0].user = "admin"
-	base, err := l.agent(Options{Username: "admin", Password: "secret"}).Gate(t.Context())
+	base, err := l.agent(Options{Username: "admin", Password: "secret"}).Gate(t.Context(), agents.Known{})
 	if err != nil || len(base.Missing) != 0 {
 		t.Errorf("got %+v, %v", base, err)
 	}
@@ -319,7 +319,7 @@ func TestTLS(t *testing.T) {
 	pool.AddCert(server.Certificate())
 	own := server.TLS.Certificates[0]
 
-	base, err := l.agent(Options{REST: []string{server.URL}, TLS: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{own}}}).Gate(t.Context())
+	base, err := l.agent(Options{REST: []string{server.URL}, TLS: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{own}}}).Gate(t.Context(), agents.Known{})
 	if err != nil || len(base.Missing) != 0 {
 		t.Errorf("with CA and certificate: %+v, %v", base, err)
 	}
@@ -328,7 +328,7 @@ func TestTLS(t *testing.T) {
 		"without a certificate":     {RootCAs: pool},
 		"without any configuration": nil,
 	} {
-		base, err := l.agent(Options{REST: []string{server.URL}, TLS: config}).Gate(t.Context())
+		base, err := l.agent(Options{REST: []string{server.URL}, TLS: config}).Gate(t.Context(), agents.Known{})
 		if err != nil || len(base.Missing) != 1 {
 			t.Errorf("%s: %+v, %v", name, base, err)
 		}
@@ -340,14 +340,14 @@ func TestRedirectIsNoAnswer(t *testing.T) {
 	l := newLab(t, 1, "4.1.4")
 	away := httptest.NewServer(http.RedirectHandler(l.nodes[0].server.URL+"/patroni", http.StatusFound))
 	t.Cleanup(away.Close)
-	base, err := l.agent(Options{REST: []string{away.URL}}).Gate(t.Context())
+	base, err := l.agent(Options{REST: []string{away.URL}}).Gate(t.Context(), agents.Known{})
 	if err != nil || len(base.Missing) != 1 {
 		t.Errorf("got %+v, %v", base, err)
 	}
 }
 
 func TestBaselineSurvivesTheJournal(t *testing.T) {
-	base, err := newLab(t, 2, "4.1.4").agent(Options{}).Gate(t.Context())
+	base, err := newLab(t, 2, "4.1.4").agent(Options{}).Gate(t.Context(), agents.Known{})
 	if err != nil {
 		t.Fatal(err)
 	}

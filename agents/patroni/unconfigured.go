@@ -86,7 +86,7 @@ func (u *Unconfigured) Edits(kv agents.Reader, opt agents.Options) ([]agents.Edi
 }
 
 // Gate has nobody to ask.
-func (u *Unconfigured) Gate(context.Context) (agents.Baseline, error) {
+func (u *Unconfigured) Gate(context.Context, agents.Known) (agents.Baseline, error) {
 	return agents.Baseline{}, nil
 }
 

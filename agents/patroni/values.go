@@ -69,12 +69,12 @@ func (c config) loopWait() float64 {
 	return 10
 }
 
-// withPause returns the config with "pause: true", every other setting and
-// their order as they were.
-func withPause(value []byte) ([]byte, error) {
+// withSetting returns the config with one setting changed, or taken out if to is
+// nil; every other setting and their order stay as they were.
+func withSetting(value []byte, setting string, to []byte) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(value))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {
-		return nil, fmt.Errorf("set pause in the config key: it holds no JSON object")
+		return nil, fmt.Errorf("set %s in the config key: it holds no JSON object", setting)
 	}
 	var out bytes.Buffer
 	out.WriteByte('{')
@@ -90,20 +90,22 @@ func withPause(value []byte) ([]byte, error) {
 	for d.More() {
 		name, err := d.Token()
 		if err != nil {
-			return nil, fmt.Errorf("set pause in the config key: %w", err)
+			return nil, fmt.Errorf("set %s in the config key: %w", setting, err)
 		}
 		var v json.RawMessage
 		if err := d.Decode(&v); err != nil {
-			return nil, fmt.Errorf("set pause in the config key: setting %v: %w", name, err)
+			return nil, fmt.Errorf("set %s in the config key: setting %v: %w", setting, name, err)
 		}
-		if name != "pause" {
+		if name != setting {
 			add(name.(string), v)
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, fmt.Errorf("set pause in the config key: %w", err)
+		return nil, fmt.Errorf("set %s in the config key: %w", setting, err)
 	}
-	add("pause", []byte("true"))
+	if to != nil {
+		add(setting, to)
+	}
 	out.WriteByte('}')
 	return out.Bytes(), nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/requorum/requorum/agents/agentstest"
 )
 
+func paused(config []byte) ([]byte, error) { return withSetting(config, "pause", []byte("true")) }
+
 func TestWithPause(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{`{}`, `{"pause": true}`},
@@ -21,13 +23,13 @@ func TestWithPause(t *testing.T) {
 			`{"n": 1.50, "big": 12345678901234567890, "s": "\u00e9<>&", "nested": {"b":1,"a":[1, 2]}, "pause": true}`},
 	}
 	for _, test := range tests {
-		got, err := withPause([]byte(test.in))
+		got, err := paused([]byte(test.in))
 		if err != nil || string(got) != test.want {
 			t.Errorf("%s: got %s, %v; want %s", test.in, got, err, test.want)
 		}
 	}
 	for _, in := range []string{"", "null", "[]", `"pause"`, `{"ttl":`, `{"ttl":30`, `{"ttl" 30}`} {
-		if got, err := withPause([]byte(in)); err == nil {
+		if got, err := paused([]byte(in)); err == nil {
 			t.Errorf("%q became %s: agents would lose their settings", in, got)
 		}
 	}
@@ -38,7 +40,7 @@ func FuzzWithPause(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
-		out, err := withPause(value)
+		out, err := paused(value)
 		if err != nil {
 			return
 		}

@@ -2,10 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/health"
@@ -211,13 +216,22 @@ func (t *target) checkAgents(ctx context.Context, c *checked, wait time.Duration
 		return
 	}
 	defer client.Close()
-	bases, err := agents.Gate(ctx, configured)
-	if err != nil {
+	look, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	var mu sync.Mutex
+	var unread error
+	keys := func(prefix string) iter.Seq[*mvccpb.KeyValue] { // where agents say how they can be asked
+		found, err := client.Get(look, prefix)
+		mu.Lock()
+		defer mu.Unlock()
+		unread = errors.Join(unread, err)
+		return slices.Values(found)
+	}
+	bases, err := agents.Gate(look, configured, keys, nil)
+	if err = errors.Join(err, unread); err != nil {
 		c.add(health.Failure(health.Unknown, health.Agents, "agents", err))
 		return
 	}
-	look, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
 	verdicts, err := agents.Verify(look, configured, bases, agents.Restored{HealthyAt: time.Now(), Live: client})
 	if err != nil {
 		c.add(health.Failure(health.Unknown, health.Agents, "agents", err))
@@ -267,5 +281,12 @@ func (a *app) showCheck(c *checked) {
 	}
 	for _, v := range c.Agents {
 		fmt.Fprintf(a.out, "agent %s: %s\n", v.Name, v.Verdict)
+		for _, check := range v.Checks {
+			ok := "ok"
+			if !check.OK {
+				ok = "NO"
+			}
+			fmt.Fprintf(a.out, "  %s %s: %s\n", ok, check.Name, check.Detail)
+		}
 	}
 }

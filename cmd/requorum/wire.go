@@ -194,6 +194,16 @@ func (t *target) agents() ([]agents.Configured, map[string]time.Duration, error)
 			for _, u := range c.Patroni.REST {
 				o.REST = append(o.REST, string(u))
 			}
+			username, password, err := c.Patroni.Credentials()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("agent %s: %w", one.Name, err))
+				continue
+			}
+			o.Username, o.Password = username, password.Reveal()
+			if o.TLS, err = c.Patroni.TLSConfig(time.Now); err != nil {
+				errs = append(errs, fmt.Errorf("agent %s: %w", one.Name, err))
+				continue
+			}
 			scope, err := patroni.New(o)
 			if err != nil {
 				errs = append(errs, err)

@@ -123,6 +123,34 @@ func (c *Client) Get(ctx context.Context, prefix string) ([]*mvccpb.KeyValue, er
 	}
 }
 
+// A Swap is one write that counts only while its key is at the revision that the writer saw.
+type Swap struct {
+	Key         string
+	Value       []byte // nil removes the key
+	ModRevision int64  // 0: the key must be absent
+}
+
+// Swap does all of the swaps in one transaction, or none, and then ok is false. Keys are written without a lease. After an error the
+// swaps may have been done: look again.
+func (c *Client) Swap(ctx context.Context, swaps ...Swap) (ok bool, err error) {
+	request := &pb.TxnRequest{}
+	for _, s := range swaps {
+		request.Compare = append(request.Compare, &pb.Compare{Key: []byte(s.Key), Result: pb.Compare_EQUAL, Target: pb.Compare_MOD,
+			TargetUnion: &pb.Compare_ModRevision{ModRevision: s.ModRevision}})
+		op := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(s.Key), Value: s.Value}}}
+		if s.Value == nil {
+			op.Request = &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(s.Key)}}
+		}
+		request.Success = append(request.Success, op)
+	}
+	err = c.any(ctx, fmt.Sprintf("change of %d keys", len(swaps)), func(ctx context.Context, e *endpoint) error {
+		answer, err := pb.NewKVClient(e.conn).Txn(ctx, request)
+		ok = answer.GetSucceeded()
+		return err
+	})
+	return ok && err == nil, err
+}
+
 // prefixEnd is the first key after all that begin with prefix, in etcd's form.
 func prefixEnd(prefix string) []byte {
 	end := []byte(prefix)
