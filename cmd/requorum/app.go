@@ -77,6 +77,18 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// outcome writes the JSON of a command that came to a result, also beside an error: that is told on stderr, and its exit code stays.
+func (a *app) outcome(v any, err error) error {
+	if printErr := a.printJSON(v); printErr != nil {
+		return printErr
+	}
+	if err == nil || errors.Is(err, errReported) {
+		return err
+	}
+	fmt.Fprintf(a.err, "requorum: %v\n", err)
+	return codeError{exitCode(err, 0)}
+}
+
 // table writes rows in columns on stdout.
 func (a *app) table(header []string, rows [][]string) error {
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)

@@ -70,14 +70,7 @@ func (a *app) taken(result backup.Result, err error) error {
 		return err
 	}
 	if a.json() {
-		if printErr := a.printJSON(result); printErr != nil {
-			return printErr
-		}
-		if err != nil {
-			fmt.Fprintf(a.err, "requorum: %v\n", err)
-			return codeError{exitCode(err, 0)}
-		}
-		return nil
+		return a.outcome(result, err)
 	}
 	m := result.Manifest
 	sealed := "not encrypted"

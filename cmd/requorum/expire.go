@@ -85,14 +85,7 @@ func (a *app) expire(ctx context.Context, name string, dryRun bool) error {
 		out.Swept = append(out.Swept, row)
 	}
 	if a.json() {
-		if printErr := a.printJSON(out); printErr != nil {
-			return printErr
-		}
-		if err != nil {
-			fmt.Fprintf(a.err, "requorum: %v\n", err)
-			return codeError{exitCode(err, 0)}
-		}
-		return nil
+		return a.outcome(out, err)
 	}
 	var rows [][]string
 	for _, r := range out.Backups {

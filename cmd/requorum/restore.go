@@ -312,16 +312,9 @@ func (t *target) restored(report restore.Report, err error) error {
 		return err
 	}
 	if t.json() {
-		if printErr := t.printJSON(report); printErr != nil {
-			return printErr
-		}
-		if err != nil {
-			fmt.Fprintf(t.err, "requorum: %v\n", err)
-			return codeError{exitCode(err, 0)}
-		}
-	} else {
-		t.showReport(report)
+		return t.outcome(report, err)
 	}
+	t.showReport(report)
 	return err
 }
 

@@ -49,12 +49,9 @@ func (a *app) export(ctx context.Context, from sourceFlags, name, ref, to string
 	if err != nil {
 		return err
 	}
-	snap, note, err := repo.Find(ctx, ref, now())
+	snap, err := a.find(ctx, repo, ref)
 	if err != nil {
 		return err
-	}
-	if note != "" {
-		a.say("%s", note)
 	}
 	reporter := a.progress()
 	err = backup.Export(ctx, snap, to, backup.ExportOptions{Repository: repo, Progress: reporter})

@@ -58,12 +58,9 @@ func (a *app) verify(ctx context.Context, from sourceFlags, args []string, all, 
 		if len(args) == 2 {
 			ref = args[1]
 		}
-		snap, note, err := repo.Find(ctx, ref, now())
+		snap, err := a.find(ctx, repo, ref)
 		if err != nil {
 			return err
-		}
-		if note != "" {
-			a.say("%s", note)
 		}
 		snaps = []catalog.Snapshot{snap}
 	}
@@ -92,21 +89,16 @@ func (a *app) verify(ctx context.Context, from sourceFlags, args []string, all, 
 			a.showVerification(result)
 		}
 	}
-	if a.json() {
-		var out any = results
-		if !all {
-			out = results[0]
-		}
-		if err := a.printJSON(out); err != nil {
-			return err
-		}
-		if err := errors.Join(errs...); err != nil {
-			fmt.Fprintf(a.err, "requorum: %v\n", err)
-			return codeError{exitCode(err, 0)}
-		}
-		return nil
+	err = errors.Join(errs...)
+	switch {
+	case len(results) == 0 && len(snaps) > 0:
+		return context.Cause(ctx)
+	case !a.json():
+		return err
+	case all:
+		return a.outcome(results, err)
 	}
-	return errors.Join(errs...)
+	return a.outcome(results[0], err)
 }
 
 // serveBackup is what an etcd serves that is started on the database of a backup.

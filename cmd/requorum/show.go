@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/requorum/requorum/storage/catalog"
+	"github.com/requorum/requorum/storage/repository"
+)
+
+// find is the backup that ref asks for; how it was picked is said.
+func (a *app) find(ctx context.Context, repo *repository.Repository, ref string) (catalog.Snapshot, error) {
+	snap, note, err := repo.Find(ctx, ref, now())
+	if err == nil && note != "" {
+		a.say("%s", note)
+	}
+	return snap, err
+}
+
+func newShowCommand(a *app) *cobra.Command {
+	var from sourceFlags
+	cmd := &cobra.Command{
+		Use:   "show CLUSTER ID",
+		Short: "One backup: manifest, proof, agents and leased keys it holds",
+		Long: `ID is an id or a unique prefix of one, "latest", a revision, or a moment such as "2h ago" or
+2026-11-22T05:55:00Z (the last backup at or before it).`,
+		Args: exactArgs("CLUSTER", "ID"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), from, args[0], args[1]) },
+	}
+	from.addStores(cmd)
+	return cmd
+}
+
+func (a *app) show(ctx context.Context, from sourceFlags, name, ref string) error {
+	t, err := a.targetOr(&from, name)
+	if err != nil {
+		return err
+	}
+	repo, err := t.repository(ctx)
+	if err != nil {
+		return err
+	}
+	snap, err := a.find(ctx, repo, ref)
+	if err != nil {
+		return err
+	}
+	m, err := repo.Manifest(ctx, snap)
+	if err != nil {
+		return err
+	}
+	facts, factsErr := repo.Facts(ctx, snap, m)
+	if a.json() {
+		out := struct {
+			catalog.Manifest
+			AgentFacts *catalog.Facts `json:"agent_facts,omitempty"`
+		}{Manifest: m}
+		if factsErr == nil {
+			out.AgentFacts = &facts
+		}
+		return a.printJSON(out)
+	}
+	a.showManifest(snap, m)
+	if factsErr != nil {
+		a.say("its agents and leased keys cannot be shown: %v", factsErr)
+		return nil
+	}
+	a.showFacts(facts)
+	return nil
+}
+
+func (a *app) showManifest(snap catalog.Snapshot, m catalog.Manifest) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(a.out, "%-14s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	line("backup", "%s of cluster %s, line %s", m.ID, m.Cluster, m.Line)
+	line("taken", "%s (%s ago), source %s", m.Time.Format(time.RFC3339), ageOf(time.Now(), m.Time), m.Source)
+	line("revision", "%d, compacted at %d, %d keys, %d leases", m.Revision, m.CompactRevision, m.Keys, m.Leases)
+	line("cluster id", "%s, raft term %d", orUnknown(m.ClusterID), m.RaftTerm)
+	if m.Member != nil {
+		line("member", "%s at %s, etcd %s", m.Member.Name, m.Member.Endpoint, orUnknown(m.Member.ServerVersion))
+	}
+	for _, member := range m.Members {
+		line("", "%s %s %s", member.ID, member.Name, strings.Join(member.PeerURLs, ","))
+	}
+	line("size", "%s raw, %s stored in %s, codec %s", size(m.Data.Bytes), size(m.Data.StoredBytes), strings.Join(snap.Stores, ", "), m.Codec)
+	line("sha256", "%s raw", m.Data.SHA256)
+	line("", "%s stored", m.Data.StoredSHA256)
+	line("hashkv", "%08x at revision %d, compacted at %d", m.HashKV.Hash, m.HashKV.Revision, m.HashKV.CompactRevision)
+	for _, p := range m.Proofs {
+		ok := "ok"
+		if !p.OK {
+			ok = "no"
+		}
+		line("proof", "%-3s %s (%s) %s", ok, p.Name, p.Where, p.Detail)
+	}
+	for _, w := range m.Warnings {
+		line("warning", "%s", w)
+	}
+	switch {
+	case snap.Failed():
+		line("verdict", "FAILED at %s", snap.FailedAt.Format(time.RFC3339))
+	case !snap.VerifiedAt.IsZero():
+		line("verdict", "verified at %s", snap.VerifiedAt.Format(time.RFC3339))
+	default:
+		line("verdict", "not verified since it was taken")
+	}
+}
+
+func (a *app) showFacts(f catalog.Facts) {
+	for _, g := range f.Leased {
+		owner := g.Agent
+		if owner == "" {
+			owner = "no configured agent"
+		}
+		fmt.Fprintf(a.out, "%-14s %d keys below %s, TTL %d to %d s, %s\n", "leased", g.Count, g.Prefix, g.TTLMin, g.TTLMax, owner)
+		for _, k := range g.Owners {
+			fmt.Fprintf(a.out, "%-14s   %s = %s (lease %s)\n", "", k.Key, shorten(k.Value, 60), k.Lease)
+		}
+		if g.Truncated > 0 {
+			fmt.Fprintf(a.out, "%-14s   and %d more\n", "", g.Truncated)
+		}
+	}
+	for _, agent := range f.Agents {
+		fmt.Fprintf(a.out, "%-14s %s: %s\n", "agent", agent.Name, agent.Data)
+	}
+}
+
+func shorten(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
