@@ -12,8 +12,9 @@ import (
 const (
 	// stopPoll is how often a stop looks whether everything is gone.
 	stopPoll = 200 * time.Millisecond
-	// stopGrace is how long a process and its ports may outlive a stop command that succeeded.
-	stopGrace = 20 * time.Second
+	// stopGrace is how long a process and its ports may outlive a stop command that succeeded; it is run again every stopAgain.
+	stopGrace = 30 * time.Second
+	stopAgain = 2 * time.Second
 )
 
 // inhibit forbids starts. The marker says so to requorum on every host; where the service has an
@@ -90,20 +91,27 @@ func (h *Host) stop(ctx context.Context, p *place) error {
 	} else if err := p.must(ctx, "stop", p.member.Service.Stop); err != nil {
 		return err
 	}
-	deadline := time.NewTimer(stopGrace)
-	defer deadline.Stop()
+	begun := time.Now()
+	again := stopAgain
 	for {
 		if u, err = p.inUse(ctx); err != nil {
 			return err
 		}
-		if u.stopped() {
+		took := time.Since(begun)
+		switch {
+		case u.stopped():
 			return nil
+		case took > stopGrace:
+			return p.fault(restore.HostRunning, "stop it by hand and run the same command again", "%s after the stop command succeeded: %s", stopGrace, u)
+		case took > again: // somebody else started it meanwhile
+			again += stopAgain
+			if err := p.must(ctx, "stop", p.member.Service.Stop); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: stop: %w", p.member.Name, context.Cause(ctx))
-		case <-deadline.C:
-			return p.fault(restore.HostRunning, "stop it by hand and run the same command again", "%s after the stop command succeeded: %s", stopGrace, u)
 		case <-time.After(stopPoll):
 		}
 	}
