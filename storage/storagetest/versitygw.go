@@ -1,7 +1,6 @@
 package storagetest
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -71,38 +70,35 @@ func StartS3(t testing.TB, o S3Options) S3Server {
 		s.Endpoint, s.CA = "https://"+s.Addr, certs.CA
 	}
 	args = append(args, "posix", "--versioning-dir", filepath.Join(dir, "versions"), s.Data)
-	var output bytes.Buffer
-	cmd := exec.Command(binary, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &output, &output
-	cmd.SysProcAttr = etcdtest.ProcAttr()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	log := filepath.Join(dir, "versitygw.log")
+	output := func() []byte {
+		text, err := os.ReadFile(log)
+		if err != nil {
+			return []byte(err.Error())
+		}
+		return text
 	}
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // killed below
-		close(ended)
-	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended already
-		<-ended
 		if t.Failed() {
-			t.Logf("the S3 server said:\n%s", output.Bytes())
+			t.Logf("the S3 server said:\n%s", output())
 		}
 	})
-	deadline := time.After(20 * time.Second)
+	// Its death is tied to a thread of its own: one that starts other things may end while the test still needs the server.
+	server := etcdtest.NewProgram(t, log)
+	server.Start(t, append([]string{binary}, args...)...)
+	deadline := time.Now().Add(20 * time.Second)
 	for {
 		if c, err := net.Dial("tcp", s.Addr); err == nil {
 			c.Close()
 			break
 		}
-		select {
-		case <-ended:
-			t.Fatalf("the S3 server ended at once:\n%s", output.Bytes())
-		case <-deadline:
-			t.Fatal("the S3 server does not listen after 20 s")
-		case <-time.After(20 * time.Millisecond):
+		if !server.Running() {
+			t.Fatalf("the S3 server ended at once:\n%s", output())
 		}
+		if time.Now().After(deadline) {
+			t.Fatal("the S3 server does not listen after 20 s")
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	s.Client = s.As(t, s.AccessKey, s.SecretKey)
 	return s
