@@ -77,6 +77,7 @@ func TestTwoClustersUnderOneName(t *testing.T) {
 	other.fill(60, 200)
 
 	mine := s.backup()
+	pause(mine)
 	theirs := other.backup()
 	if theirs.Line == mine.Line || len(theirs.Alerts) != 1 || !strings.Contains(theirs.Alerts[0], "another cluster is backed up under this name") {
 		t.Errorf("lines %s and %s, alerts %q", mine.Line, theirs.Line, theirs.Alerts)

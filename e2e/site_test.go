@@ -24,6 +24,7 @@ type site struct {
 	env []string
 
 	store  string // as it stands in the configuration
+	second string // another one, called offsite; "" for none
 	bucket string // with S3
 	s3     *storagetest.S3Server
 	key    *age.X25519Identity // nil: not encrypted
@@ -91,7 +92,11 @@ func (s *site) configure() {
 	s.t.Helper()
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("clusters:\n  dcs:\n    endpoints: [%s]\n    stores: [main]", strings.Join(s.endpoints, ", "))
+	stores := "main"
+	if s.second != "" {
+		stores += ", offsite"
+	}
+	line("clusters:\n  dcs:\n    endpoints: [%s]\n    stores: [%s]", strings.Join(s.endpoints, ", "), stores)
 	if s.Certs != nil && !s.plainTLS {
 		line("    tls: {ca: %s, cert: %s, key: %s}", s.Certs.CA, s.Certs.Client.Cert, s.Certs.Client.Key)
 	}
@@ -110,7 +115,11 @@ func (s *site) configure() {
 		line("      - {name: %s, peer_url: %q, client_url: %q, data_dir: %s, service: {start: %s, stop: %s, status: %s, inhibit: %s, allow: %s}}",
 			m.Name, m.PeerURL, m.ClientURL, m.DataDir, c.Start, c.Stop, c.Status, c.Inhibit, c.Allow)
 	}
-	line("stores:\n  main: %s\nspool_dir: %s\nallow_tmpfs_spool: true", s.store, s.spool)
+	line("stores:\n  main: %s", s.store)
+	if s.second != "" {
+		line("  offsite: %s", s.second)
+	}
+	line("spool_dir: %s\nallow_tmpfs_spool: true", s.spool)
 	s.file("requorum.yaml", b.String())
 }
 

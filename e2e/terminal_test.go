@@ -40,3 +40,25 @@ func TestProgress(t *testing.T) {
 		}
 	}
 }
+
+// The ordinary question shows the plan and wants the cluster's name; anything else changes nothing.
+func TestQuestion(t *testing.T) {
+	t.Parallel()
+	needs(t, "script")
+	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
+	s.fill(50, 200)
+	want := s.rows()
+	b := s.backup()
+	s.lose()
+	answer := func(line string) result {
+		t.Helper()
+		return startProgram(t, s.dir, append(s.env, "TERM=xterm"), "sh", "-c",
+			fmt.Sprintf(`echo %s | script -qec "stty cols 120 rows 40; exec %s restore dcs" /dev/null`, line, program)).wait(t)
+	}
+	answer("yes").exits(t, exitError, b.ID, "Type the name of the cluster", "not confirmed")
+	if s.Members[0].Running() {
+		t.Error("a restore that was not confirmed started a member")
+	}
+	answer("dcs").exits(t, exitOK, "ok")
+	etcdtest.MustEqual(t, want, s.rows())
+}
