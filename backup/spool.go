@@ -43,13 +43,7 @@ const (
 // Create returns a file without a name, readable and writable by this process alone, on a disk with room for size bytes.
 // The caller closes it.
 func (s Spool) Create(size int64) (f *os.File, err error) {
-	if s.Dir == "" {
-		return nil, fmt.Errorf("%w: none is configured (spool_dir)", ErrSpool)
-	}
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("%w %s: %w (choose another with spool_dir)", ErrSpool, s.Dir, err)
-	}
-	if err := s.check(size); err != nil {
+	if err := s.Ready(size); err != nil {
 		return nil, err
 	}
 	// A directory of its own keeps the file from others for the instant in which it has a name,
@@ -69,15 +63,21 @@ func (s Spool) Create(size int64) (f *os.File, err error) {
 	return f, nil
 }
 
-// check refuses a directory in memory and a disk without room.
-func (s Spool) check(size int64) error {
+// Ready makes the directory if it is missing, and refuses one in memory and one without room for size bytes and some to spare.
+func (s Spool) Ready(size int64) error {
+	if s.Dir == "" {
+		return fmt.Errorf("%w: none is configured (spool_dir)", ErrSpool)
+	}
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return fmt.Errorf("%w %s: %w (choose another with spool_dir)", ErrSpool, s.Dir, err)
+	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(s.Dir, &fs); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrSpool, s.Dir, err)
 	}
 	if kind := uint32(fs.Type); !s.AllowMemory && (kind == tmpfsMagic || kind == ramfsMagic) {
-		return fmt.Errorf("%w %s lies in memory (tmpfs), where a database of %s takes from what etcd needs: set spool_dir to a directory on disk, or allow it with spool_on_tmpfs",
-			ErrSpool, s.Dir, bytesText(size))
+		return fmt.Errorf("%w %s lies in memory (tmpfs), where a database takes from what etcd needs: set spool_dir to a directory on disk, or allow it with allow_tmpfs_spool",
+			ErrSpool, s.Dir)
 	}
 	free := int64(fs.Bavail) * int64(fs.Bsize)
 	if need := size + size/spareShare + spareBytes; free < need {

@@ -251,6 +251,9 @@ func (a *app) restore(ctx context.Context, name string, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := t.spool().Ready(0); err != nil {
+		return err
+	}
 	r, err := t.restorer(ctx, f)
 	if err != nil {
 		return err
@@ -266,6 +269,9 @@ func (a *app) restore(ctx context.Context, name string, f restoreFlags) error {
 func (a *app) rollback(ctx context.Context, name, run string, f restoreFlags) error {
 	t, err := a.target(name)
 	if err != nil {
+		return err
+	}
+	if err := t.spool().Ready(0); err != nil {
 		return err
 	}
 	r, err := t.restorer(ctx, f)
