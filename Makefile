@@ -17,16 +17,19 @@ GOLANGCI         := $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 # Debian packages whose programs tests call: a restore without requorum.
 PACKAGES := age zstd
 
+# What the Patroni lab runs. Without root or Debian the lab is skipped.
+LAB_PACKAGES := patroni python3-etcd postgresql-15
+
 # The race detector needs cgo, and so a C compiler; without one tests run without it.
 RACE      := $(shell printf '\043include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1 && echo -race)
 TESTFLAGS := $(RACE) -timeout 25m -p 2
 FUZZTIME  := 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test lint fmt vet bench fuzz clean packages servers
+.PHONY: lab lab-danger help build demo check test lint fmt vet bench fuzz clean packages servers
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/requorum, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/requorum ./cmd/requorum
@@ -53,6 +56,12 @@ bench: packages servers build ## speed and memory against etcdctl and etcdutl in
 	$(GO) test -run '^$$' -bench . -timeout 30m -p 1 ./internal/seal ./internal/dbfile ./storage/s3
 	$(GO) test -run '^$$' -bench . -timeout 120m ./e2e/bench
 
+lab: packages servers ## every disaster with real Patroni and PostgreSQL, each row counted (15 minutes, needs root)
+	REQUORUM_LAB=1 $(GO) test -v -count 1 -timeout 60m ./e2e/patroni
+
+lab-danger: packages servers ## what a plain etcdutl snapshot restore does to Patroni: it loses committed rows
+	REQUORUM_LAB=danger $(GO) test -v -count 1 -timeout 20m -run Danger ./e2e/patroni
+
 fuzz: ## every fuzz target for a moment (FUZZTIME=10s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
 	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
@@ -71,6 +80,10 @@ packages:
 	  if [ -n "$$missing" ]; then DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; fi; \
 	elif [ -n "$$missing" ]; then \
 	  echo "tests need these programs:$$missing; install them, on Debian as root: apt-get install$$missing"; exit 1; \
+	fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v patroni && [ -x /usr/lib/postgresql/15/bin/postgres ]; } >/dev/null; then \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(LAB_PACKAGES) </dev/null || \
+	    echo "the Patroni lab is skipped: $(LAB_PACKAGES) cannot be installed here"; \
 	fi
 	@if [ -z "$(RACE)" ]; then echo "no C compiler here: tests run without the race detector"; fi
 

@@ -1,0 +1,634 @@
+package patroni
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// program is the built requorum; template holds the data directories that every test begins with.
+var (
+	program  string
+	template string
+
+	initialise sync.Mutex
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(func() int {
+		if testing.Short() { // every test here starts servers
+			return m.Run()
+		}
+		dir, err := os.MkdirTemp("", "requorum-patroni-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL runs as somebody else
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		template = filepath.Join(dir, "template")
+		program = filepath.Join(dir, "requorum")
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "../../cmd/requorum")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build requorum: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// Exit codes of requorum.
+const (
+	exitOK      = 0
+	exitNothing = 10
+	exitVerify  = 13
+	exitRefused = 14
+	exitAgents  = 15
+)
+
+// A lab is etcd, Patroni, a writer, and requorum's configuration.
+type lab struct {
+	t         *testing.T
+	dir       string
+	namespace string
+	config    string // Patroni's dynamic configuration, as one YAML flow mapping
+	etcd      *etcdtest.Cluster
+	nodes     []*node
+	restCerts *etcdtest.Certs // nil: REST without TLS
+	http      *http.Client
+	writer    *writer
+	discover  bool // requorum finds the REST URLs by itself
+}
+
+type labOptions struct {
+	etcd     etcdtest.Options
+	config   string // more of Patroni's dynamic configuration, such as "synchronous_mode: true"
+	restTLS  bool
+	auth     bool
+	discover bool
+	fresh    bool // initialise PostgreSQL instead of copying the template
+}
+
+const dynamic = "ttl: %d, loop_wait: %d, retry_timeout: %d, maximum_lag_on_failover: 1048576, " +
+	"postgresql: {use_pg_rewind: true, use_slots: true, parameters: {wal_log_hints: 'on', wal_keep_size: 512MB, max_wal_senders: 10, hot_standby: 'on'}}"
+
+// newLab starts everything: a leads, b and c stream from it.
+func newLab(t *testing.T, o labOptions) *lab {
+	t.Helper()
+	needs(t)
+	dir, err := os.MkdirTemp("", "requorum-lab-") // t.TempDir is closed to other users
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			_ = os.RemoveAll(dir) // what is left lies in the system's temporary directory
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{t: t, dir: dir, namespace: "/service", discover: o.discover, http: &http.Client{Timeout: 3 * time.Second}}
+	l.config = "{" + fmt.Sprintf(dynamic, ttl, loopWait, retryTimeout)
+	if o.config != "" {
+		l.config += ", " + o.config
+	}
+	l.config += "}"
+	if o.restTLS {
+		l.restCerts = etcdtest.NewCerts(t, filepath.Join(dir, "rest-certs"))
+		l.readable(filepath.Join(dir, "rest-certs"))
+		l.http.Transport = &http.Transport{TLSClientConfig: l.restCerts.ClientTLS(l.restCerts.Client)}
+	}
+	if !o.fresh {
+		initialised(t)
+	}
+	o.etcd.Dir = filepath.Join(dir, "etcd")
+	l.etcd = etcdtest.StartCluster(t, o.etcd)
+	if l.etcd.Certs != nil {
+		l.readable(filepath.Join(dir, "etcd", "certs"))
+	}
+	if o.auth {
+		l.etcd.EnableAuth(t, "root-secret", etcdtest.User{Name: "patroni", Password: "patroni-secret", Read: []string{l.namespace + "/"}, Write: []string{l.namespace + "/"}})
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		n := &node{lab: l, name: name, dir: filepath.Join(dir, name), rest: etcdtest.FreePort(t), pg: etcdtest.FreePort(t)}
+		if err := os.MkdirAll(n.dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if !o.fresh {
+			run(t, "cp", "-a", "--reflink=auto", filepath.Join(template, name), n.dataDir())
+		}
+		l.owned(n.dir)
+		n.program = etcdtest.NewProgram(t, n.log())
+		n.configure()
+		l.nodes = append(l.nodes, n)
+	}
+	t.Cleanup(l.epilogue)
+	l.http.CloseIdleConnections()
+	a := l.node("a")
+	a.start()
+	l.until("a to lead", 90*time.Second, a.leads)
+	if o.fresh {
+		for _, name := range []string{"b", "c"} {
+			a.mustSQL("CREATE ROLE rep_" + name + " LOGIN REPLICATION")
+		}
+		a.mustSQL("CREATE TABLE acked (id bigint PRIMARY KEY)")
+	}
+	l.node("b").start()
+	l.node("c").start()
+	l.streaming("a")
+	l.writer = newWriter(l)
+	return l
+}
+
+// initialised makes the template once: initdb and two base backups take longer than all else.
+func initialised(t *testing.T) {
+	t.Helper()
+	initialise.Lock()
+	defer initialise.Unlock()
+	if _, err := os.Stat(template); err == nil {
+		return
+	}
+	ok := t.Run("initialise", func(t *testing.T) {
+		l := newLab(t, labOptions{fresh: true})
+		for _, name := range []string{"b", "c", "a"} { // a last, so that nobody else takes the lead
+			l.node(name).stop()
+		}
+		if err := os.MkdirAll(template+".tmp", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range l.nodes {
+			run(t, "cp", "-a", n.dataDir(), filepath.Join(template+".tmp", n.name))
+		}
+		if err := os.Rename(template+".tmp", template); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if !ok {
+		t.FailNow()
+	}
+}
+
+func run(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// owned gives a directory to the user postgres.
+func (l *lab) owned(dir string) {
+	l.t.Helper()
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(u.Uid) // numbers on every Unix
+	gid, _ := strconv.Atoi(u.Gid)
+	if err := os.Chown(dir, uid, gid); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// readable lets the user postgres read certificates and keys.
+func (l *lab) readable(dir string) {
+	l.t.Helper()
+	run(l.t, "chmod", "-R", "a+rX", dir)
+}
+
+func (l *lab) restScheme() string {
+	if l.restCerts != nil {
+		return "https"
+	}
+	return "http"
+}
+
+func (l *lab) node(name string) *node {
+	l.t.Helper()
+	for _, n := range l.nodes {
+		if n.name == name {
+			return n
+		}
+	}
+	l.t.Fatalf("there is no node %s", name)
+	return nil
+}
+
+// epilogue shows what a failed test leaves.
+func (l *lab) epilogue() {
+	if !l.t.Failed() {
+		return
+	}
+	for _, n := range l.nodes {
+		l.t.Logf("log of %s ends (%s):\n%s", n.name, l.dir, n.tail(25))
+	}
+}
+
+// until polls until f says so.
+func (l *lab) until(what string, limit time.Duration, f func() bool) {
+	l.t.Helper()
+	for deadline := time.Now().Add(limit); !f(); {
+		if time.Now().After(deadline) {
+			l.t.Fatalf("waited %s for %s", limit, what)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func listening(port int) bool {
+	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// primary is the node that holds the lock and runs a primary, nil if there is none.
+func (l *lab) primary() *node {
+	i := slices.IndexFunc(l.nodes, (*node).leads)
+	if i < 0 {
+		return nil
+	}
+	return l.nodes[i]
+}
+
+// streaming waits until the leader streams to every other node.
+func (l *lab) streaming(leader string) {
+	l.t.Helper()
+	l.until("everyone to stream from "+leader, 2*time.Minute, func() bool {
+		r, _ := l.node(leader).ask("/patroni")
+		for _, n := range l.nodes {
+			if n.name == leader {
+				continue
+			}
+			// The list alone also names nodes that take a base backup.
+			own, _ := n.ask("/patroni")
+			if own.Role != "replica" || own.State != "running" && own.State != "streaming" || !r.streamsTo(n.name) {
+				return false
+			}
+		}
+		return r.primary()
+	})
+}
+
+// switchoverAlone is switchover where somebody is shut out.
+func (l *lab) switchoverAlone(to string) {
+	l.t.Helper()
+	from := l.primary()
+	if from == nil {
+		l.t.Fatal("switchover: nobody leads")
+	}
+	body, err := json.Marshal(map[string]string{"leader": from.name, "candidate": to})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var last string
+	l.until("the switchover to "+to, time.Minute, func() bool {
+		if l.node(to).leads() {
+			return true
+		}
+		req, err := http.NewRequestWithContext(l.t.Context(), http.MethodPost, from.restURL()+"/switchover", bytes.NewReader(body))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		req.SetBasicAuth("operator", "rest-secret")
+		client := *l.http
+		client.Timeout = 40 * time.Second
+		resp, err := client.Do(req)
+		if err != nil {
+			last = err.Error()
+			return false
+		}
+		defer resp.Body.Close()
+		last = resp.Status
+		return l.node(to).leads()
+	})
+	if !l.node(to).leads() {
+		l.t.Fatalf("switchover to %s: %s", to, last)
+	}
+}
+
+// switchover makes a node the leader, as an operator does, and waits until everyone streams from it.
+func (l *lab) switchover(to string) {
+	l.t.Helper()
+	l.switchoverAlone(to)
+	l.streaming(to)
+}
+
+// shutOut keeps a node from replicating from anybody, until letIn: it lags behind by what is written meanwhile. Everybody else
+// learns that by replication.
+func (l *lab) shutOut(name string) {
+	l.t.Helper()
+	n, p := l.node(name), l.primary()
+	p.mustSQL("ALTER ROLE " + n.role() + " NOLOGIN")
+	l.until(name+" to be shut out", time.Minute, func() bool {
+		p.mustSQL("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE usename = '" + n.role() + "'")
+		return p.mustSQL("SELECT count(*) FROM pg_stat_replication WHERE usename = '"+n.role()+"'") == "0"
+	})
+}
+
+// letIn ends shutOut.
+func (l *lab) letIn(name string) {
+	l.t.Helper()
+	p := l.primary()
+	if p == nil {
+		l.t.Fatal("nobody leads")
+	}
+	p.mustSQL("ALTER ROLE " + l.node(name).role() + " LOGIN")
+}
+
+// reelected waits until etcd serves again and somebody holds the leader key that a restore had removed.
+func (l *lab) reelected() {
+	l.t.Helper()
+	l.serving()
+	l.until("a leader", 2*time.Minute, func() bool { return l.primary() != nil && l.get("leader") == l.primary().name })
+	l.t.Logf("%s leads", l.primary().name)
+}
+
+// serving waits until etcd takes connections.
+func (l *lab) serving() {
+	l.t.Helper()
+	l.until("etcd to serve", time.Minute, func() bool {
+		for _, m := range l.etcd.Members {
+			if !listening(port(m.ClientURL)) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// alone waits until the named agents have seen the new etcd for a few rounds, and fails the test if one of them leads.
+func (l *lab) alone(names ...string) {
+	l.t.Helper()
+	l.serving()
+	for _, name := range names {
+		l.until(name+" to register", time.Minute, func() bool { return l.get("members/"+name) != "" })
+	}
+	for end := time.Now().Add(3 * loopWait * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if p := l.primary(); p != nil {
+			l.t.Fatalf("%s leads although not everyone is back", p.name)
+		}
+	}
+	l.standing("not everyone is back")
+}
+
+// lose is the disaster: every etcd member is killed and its data removed.
+func (l *lab) lose() {
+	l.t.Helper()
+	l.etcd.Kill(l.t)
+	l.etcd.Wipe(l.t)
+}
+
+func (l *lab) key(name string) string { return l.namespace + "/main/" + name }
+
+// get reads a key of the scope, "" when it is absent.
+func (l *lab) get(name string) string {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), 30*time.Second)
+	defer cancel()
+	resp, err := l.etcd.Client(l.t).Get(ctx, l.key(name))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if len(resp.Kvs) == 0 {
+		return ""
+	}
+	return string(resp.Kvs[0].Value)
+}
+
+func (l *lab) put(name, value string) {
+	l.t.Helper()
+	etcdtest.Put(l.t, l.etcd.Client(l.t), l.key(name), value)
+}
+
+func (l *lab) remove(name string, opts ...clientv3.OpOption) {
+	l.t.Helper()
+	etcdtest.Delete(l.t, l.etcd.Client(l.t), l.key(name), opts...)
+}
+
+// standing logs where every node stands.
+func (l *lab) standing(when string) {
+	l.t.Helper()
+	var said []string
+	for _, n := range l.nodes {
+		r, code := n.ask("/patroni")
+		if code == 0 {
+			said = append(said, n.name+": no answer")
+			continue
+		}
+		said = append(said, n.name+": "+r.String())
+	}
+	l.t.Logf("%s: %s", when, strings.Join(said, "; "))
+}
+
+// accounted fails the test if an acknowledged row is missing on the primary, and returns the primary.
+func (l *lab) accounted() *node {
+	l.t.Helper()
+	acked := l.writer.stop()
+	p := l.primary()
+	if p == nil {
+		l.t.Fatal("nobody leads at the end")
+	}
+	missing := p.lacks(acked)
+	l.t.Logf("%d of %d acknowledged rows are missing on %s", missing, len(acked), p.name)
+	if missing > 0 {
+		l.t.Errorf("%d of %d acknowledged rows are lost", missing, len(acked))
+	}
+	if len(acked) < 50 {
+		l.t.Errorf("only %d rows were written: the test shows nothing", len(acked))
+	}
+	return p
+}
+
+// A result is what a requorum command left.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", r.code, r.stdout, r.stderr)
+}
+
+// exits fails the test unless the command ended so and said each of the words.
+func (r result) exits(t *testing.T, code int, words ...string) result {
+	t.Helper()
+	if r.code != code {
+		t.Fatalf("exit code %d, want %d:\n%s", r.code, code, r)
+	}
+	for _, w := range words {
+		if !strings.Contains(r.stdout, w) && !strings.Contains(r.stderr, w) {
+			t.Errorf("it does not say %q:\n%s", w, r)
+		}
+	}
+	return r
+}
+
+// configure writes requorum.yaml.
+func (l *lab) configure() {
+	l.t.Helper()
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("clusters:\n  dcs:\n    endpoints: [%s]\n    stores: [main]", strings.Join(l.etcd.Endpoints(), ", "))
+	if c := l.etcd.Certs; c != nil {
+		line("    tls: {ca: %s, cert: %s, key: %s}", c.CA, c.Client.Cert, c.Client.Key)
+	}
+	if l.etcd.RootPassword != "" {
+		line("    username: root\n    password: %s", l.etcd.RootPassword)
+	}
+	line("    agents:\n      - patroni:\n          scope: main\n          namespace: %s\n          deadline: 60s", l.namespace)
+	if !l.discover {
+		var urls []string
+		for _, n := range l.nodes {
+			urls = append(urls, n.restURL())
+		}
+		line("          rest: [%s]", strings.Join(urls, ", "))
+	}
+	if c := l.restCerts; c != nil {
+		line("          tls: {ca: %s, cert: %s, key: %s}\n          username: operator\n          password: rest-secret", c.CA, c.Client.Cert, c.Client.Key)
+	}
+	line("    members:")
+	for _, m := range l.etcd.Members {
+		c := m.Commands(l.t)
+		line("      - {name: %s, peer_url: %q, client_url: %q, data_dir: %s, service: {start: %s, stop: %s, status: %s, inhibit: %s, allow: %s}}",
+			m.Name, m.PeerURL, m.ClientURL, m.DataDir, c.Start, c.Stop, c.Status, c.Inhibit, c.Allow)
+	}
+	line("stores:\n  main: {file: {path: %s}}\nspool_dir: %s\nallow_tmpfs_spool: true", filepath.Join(l.dir, "store"), filepath.Join(l.dir, "spool"))
+	if err := os.WriteFile(filepath.Join(l.dir, "requorum.yaml"), []byte(b.String()), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// requorum runs the program to its end.
+func (l *lab) requorum(args ...string) result {
+	l.t.Helper()
+	return l.begin(args...)()
+}
+
+// begin starts the program; the function that it returns waits for its end.
+func (l *lab) begin(args ...string) func() result {
+	l.t.Helper()
+	l.configure()
+	ctx, cancel := context.WithTimeout(l.t.Context(), 4*time.Minute)
+	cmd := exec.CommandContext(ctx, program, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = l.dir, &stdout, &stderr, 10*time.Second
+	begun := time.Now()
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(cancel)
+	return func() result {
+		l.t.Helper()
+		defer cancel()
+		err := cmd.Wait()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			l.t.Fatalf("requorum %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+		}
+		l.t.Logf("%5.1f s, exit code %d: requorum %s", time.Since(begun).Seconds(), cmd.ProcessState.ExitCode(), strings.Join(args, " "))
+		return result{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
+	}
+}
+
+// backup takes one, which must succeed.
+func (l *lab) backup() {
+	l.t.Helper()
+	l.requorum("backup", "dcs").exits(l.t, exitOK)
+}
+
+// A restored cluster, as restore -o json says it.
+type restored struct {
+	OK            bool
+	ClusterID     string `json:"cluster_id"`
+	GhostsRemoved []struct {
+		Prefix string
+		Count  int
+	} `json:"ghosts_removed"`
+	Healthy float64 `json:"healthy_seconds"`
+	RTO     float64 `json:"rto_seconds"`
+	Agents  []agents.Verdict
+	Notes   []string
+}
+
+func (r result) report(t *testing.T) (rep restored) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(r.stdout), &rep); err != nil {
+		t.Fatalf("stdout is no report: %v\n%s", err, r)
+	}
+	return rep
+}
+
+// verdict is what the restore says of the scope, with the times logged.
+func (r restored) verdict(t *testing.T) agents.Verdict {
+	t.Helper()
+	for _, v := range r.Agents {
+		if v.Name == "patroni /service/main" {
+			t.Logf("etcd proven after %.1f s, agents after %.1f s: %s", r.Healthy, r.RTO, v.Verdict)
+			for _, c := range v.Checks {
+				t.Logf("  %5v %6.1f s  %s: %s", c.OK, c.Seconds, c.Name, c.Detail)
+			}
+			return v
+		}
+	}
+	t.Fatalf("no verdict on the scope: %+v", r.Agents)
+	return agents.Verdict{}
+}
+
+// restore restores without a question, which must succeed with the verdict.
+func (l *lab) restore(verdict string, flags ...string) restored {
+	l.t.Helper()
+	return l.restoring(flags...)(verdict)
+}
+
+// restoring is restore that goes on while the test does something.
+func (l *lab) restoring(flags ...string) func(verdict string) restored {
+	l.t.Helper()
+	wait := l.begin(slices.Concat([]string{"-o", "json", "restore", "dcs", "--yes"}, flags)...)
+	return func(verdict string) restored {
+		l.t.Helper()
+		result := wait()
+		if result.code != exitOK {
+			l.t.Fatalf("restore:\n%s", result)
+		}
+		r := result.report(l.t)
+		if v := r.verdict(l.t); v.Verdict != verdict || !v.OK {
+			l.t.Errorf("verdict %s, want %s", v.Verdict, verdict)
+		}
+		return r
+	}
+}
+
+// port is that of a URL.
+func port(raw string) int {
+	_, text, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(raw, "http://"), "https://"), ":")
+	n, _ := strconv.Atoi(text) // 0 is a port that nobody listens on
+	return n
+}
