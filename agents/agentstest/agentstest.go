@@ -170,6 +170,37 @@ func (c *Cluster) TimeToLive(ctx context.Context, id int64) (int64, int64, error
 	return int64(time.Until(l.end) / time.Second), int64(l.granted / time.Second), nil
 }
 
+// Change is an [agents.Restored].Change.
+func (c *Cluster) Change(ctx context.Context, changes ...agents.Change) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.answer(ctx); err != nil {
+		return false, err
+	}
+	for _, ch := range changes {
+		var rev int64
+		if k, ok := c.keys[ch.Key]; ok {
+			rev = k.ModRevision
+		}
+		if rev != ch.ModRevision {
+			return false, nil
+		}
+	}
+	c.rev++
+	for _, ch := range changes {
+		if ch.Value == nil {
+			delete(c.keys, ch.Key)
+			continue
+		}
+		k := &mvccpb.KeyValue{Key: []byte(ch.Key), Value: ch.Value, CreateRevision: c.rev, ModRevision: c.rev, Version: 1}
+		if old, ok := c.keys[ch.Key]; ok {
+			k.CreateRevision, k.Version = old.CreateRevision, old.Version+1
+		}
+		c.keys[ch.Key] = k
+	}
+	return true, nil
+}
+
 func (c *Cluster) answer(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
