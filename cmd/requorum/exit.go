@@ -131,6 +131,7 @@ func adviceIn(err error) string {
 
 // adviceFor adds what to try where the error itself cannot know the command line.
 func adviceFor(err error) string {
+	var stopped *restore.Stopped // which says itself how to go on
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, errReported):
 		return ""
@@ -138,6 +139,9 @@ func adviceFor(err error) string {
 		return "give the key that fits as identity_file in the configuration; list, show, verify, export and config recover also take --identity-file FILE"
 	case errors.Is(err, restore.ErrAgents):
 		return "look at the agents themselves; requorum check asks them again, without another restore"
+	case errors.Is(err, restore.ErrAgents) && !errors.As(err, &stopped):
+		return "the checks of the report say who is not back and why; when that is mended, requorum check asks again. " +
+			"After DATA LOSS SUSPECTED, first keep Patroni from rewinding more: patronictl pause"
 	case errors.Is(err, restore.ErrNothingToRestore), errors.Is(err, catalog.ErrNothingToRestore):
 		return "requorum list shows what there is; a snapshot file from elsewhere can be brought in with requorum import"
 	}
