@@ -137,10 +137,8 @@ func adviceFor(err error) string {
 		return ""
 	case errors.Is(err, seal.ErrCannotDecrypt):
 		return "give the key that fits as identity_file in the configuration; list, show, verify, export and config recover also take --identity-file FILE"
-	case errors.Is(err, restore.ErrAgents):
-		return "look at the agents themselves; requorum check asks them again, without another restore"
 	case errors.Is(err, restore.ErrAgents) && !errors.As(err, &stopped):
-		return "the checks of the report say who is not back and why; when that is mended, requorum check asks again. " +
+		return "the checks of the report say who is not back and why; when that is mended, requorum check asks again, without another restore. " +
 			"After DATA LOSS SUSPECTED, first keep Patroni from rewinding more: patronictl pause"
 	case errors.Is(err, restore.ErrNothingToRestore), errors.Is(err, catalog.ErrNothingToRestore):
 		return "requorum list shows what there is; a snapshot file from elsewhere can be brought in with requorum import"
