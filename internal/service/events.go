@@ -108,6 +108,7 @@ type Stored struct {
 	At       time.Time // of the listing
 	Backups  []catalog.Snapshot
 	StoreErr map[string]error // by name, nil for a store that was listed
+	Err      error            // of the listing: Backups are a part then
 }
 
 // Severity of a problem.
@@ -119,6 +120,28 @@ const (
 	Critical Severity = "critical"
 	Unknown  Severity = "unknown"
 )
+
+// The names of the problems that the service itself finds, beside those of watchers and of Cluster.Judge: a closed set, fit for labels. Each kind
+// of run has two more: snapshot_failed, and snapshot_partly if it did not reach every store.
+const (
+	SuspiciousBackup = "suspicious_backup" // a backup was taken, and a person should look at it: shrunken, or of a foreign line
+	NotSupported     = "not_supported"     // something configured is not done by this version
+	ReloadRefused    = "reload_refused"    // a changed configuration has mistakes, the old one stays
+	RestartNeeded    = "restart_needed"    // a changed configuration holds what only a new start applies
+	Coordination     = "coordination"      // the coordination etcd cannot be used
+)
+
+// Names are all of those.
+func Names() []string {
+	names := []string{SuspiciousBackup, NotSupported, ReloadRefused, RestartNeeded, Coordination}
+	for _, k := range Kinds {
+		names = append(names, failedName(k), partlyName(k))
+	}
+	return names
+}
+
+func failedName(k Kind) string { return string(k) + "_failed" }
+func partlyName(k Kind) string { return string(k) + "_partly" }
 
 // A Problem is something a person should know of.
 type Problem struct {
@@ -149,7 +172,7 @@ type Events interface {
 	Alerted(Alert)
 }
 
-// Watcher observes one cluster.
+// Watcher observes one cluster. [Cluster.Watch] opens one.
 type Watcher interface {
 	// Observe asks all members once. It ends soon after ctx does, which has a deadline of one interval. A cluster that is down is an
 	// observation and no error. Calls never overlap. Thresholds and hysteresis are the watcher's: the problems
