@@ -129,7 +129,7 @@ func BenchmarkBackup(b *testing.B) {
 	if len(points) == 3 {
 		few, many := points[1], points[2]
 		millions := float64(many.Keys-few.Keys) / 1e6
-		say("\nmemory grows by %.1f MiB per million keys (%v to %v keys in databases of the same size)",
+		say("\nmemory grows by %.1f MiB per million keys, half of them written twice (%v to %v keys in databases of the same size)",
 			float64(many.peak-few.peak)/(1<<20)/millions, few.Keys, many.Keys)
 	}
 }

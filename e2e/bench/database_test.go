@@ -17,7 +17,8 @@ import (
 )
 
 // A database is one that benchmarks run on. Its values are JSON-like and differ in length by up to a half: if all
-// had exactly 2,000 bytes, two would never fit into one page of 4 kB, and half of the file would be zeros that cost nothing.
+// had exactly 2,000 bytes, two would never fit into one page of 4 kB, and half of the file would be zeros that cost nothing. Every other
+// key was written twice, so that there is history.
 type database struct {
 	bytes int64 // of the database file
 	value int   // mean length of a value
@@ -47,7 +48,7 @@ func (d database) filled(b *testing.B) (dir string, c contents) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	home := filepath.Join(cache, "bench", "v1-"+d.String())
+	home := filepath.Join(cache, "bench", "v2-"+d.String())
 	dir = filepath.Join(home, "data")
 	facts := filepath.Join(home, "contents.json")
 	if text, err := os.ReadFile(facts); err == nil {
@@ -121,17 +122,30 @@ func (d database) fill(b *testing.B, client *clientv3.Client) (c contents) {
 	}
 }
 
-// put writes n keys from the number first in one transaction.
+// put writes n keys from the number first and every other of them again.
 func (d database) put(ctx context.Context, client *clientv3.Client, first int64, n int) error {
 	puts := make([]clientv3.Op, n)
 	for i := range puts {
-		number := first + int64(i)
-		length := rand.New(rand.NewPCG(1, uint64(number)))
-		item := etcdtest.FillOptions{Prefix: "/registry/items/", First: int(number), ValueSize: d.value/2 + length.IntN(d.value+1)}
-		puts[i] = clientv3.OpPut(item.Key(0), item.Value(0))
+		puts[i] = d.item(first+int64(i), 1)
 	}
-	_, err := client.Txn(ctx).Then(puts...).Commit()
+	if _, err := client.Txn(ctx).Then(puts...).Commit(); err != nil {
+		return err
+	}
+	for i := range n / 2 {
+		puts[i] = d.item(first+2*int64(i), 2)
+	}
+	if n < 2 {
+		return nil
+	}
+	_, err := client.Txn(ctx).Then(puts[:n/2]...).Commit()
 	return err
+}
+
+// item writes one key for the nth time.
+func (d database) item(number int64, time uint64) clientv3.Op {
+	length := rand.New(rand.NewPCG(time, uint64(number)))
+	item := etcdtest.FillOptions{Prefix: "/registry/items/", First: int(number), ValueSize: d.value/2 + length.IntN(d.value+1), Seed: time}
+	return clientv3.OpPut(item.Key(0), item.Value(0))
 }
 
 // start runs a cluster of one member on a copy of the database, until b ends. wrap goes in front of the server's command line.

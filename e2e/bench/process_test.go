@@ -77,6 +77,7 @@ func watchMemory(pid int, stop <-chan struct{}) (peak int64) {
 	ticker := time.NewTicker(sampleEvery)
 	defer ticker.Stop()
 	ours := map[int]bool{pid: true} // false: known to be none of ours
+	name := commandLine(pid)
 	for {
 		entries, err := os.ReadDir("/proc")
 		if err != nil {
@@ -97,7 +98,11 @@ func watchMemory(pid int, stop <-chan struct{}) (peak int64) {
 				continue // it has ended
 			}
 			if !seen {
-				ours[n] = ours[int(field(status, "PPid:"))]
+				parent := int(field(status, "PPid:"))
+				if ours[parent] && commandLine(n) == name {
+					continue // about to become another program: until then its memory is its parent's, and counted there
+				}
+				ours[n] = ours[parent]
 			}
 			if ours[n] {
 				total += (field(status, "RssAnon:") + field(status, "RssShmem:")) * 1024
@@ -118,8 +123,19 @@ func field(status []byte, name string) (n int64) {
 	if !ok {
 		return 0
 	}
-	fmt.Sscan(string(rest[:min(len(rest), 40)]), &n)
+	if _, err := fmt.Sscan(string(rest[:min(len(rest), 40)]), &n); err != nil {
+		return 0
+	}
 	return n
+}
+
+// commandLine tells a program from its children; "" for one that has ended.
+func commandLine(pid int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 // load is the machine's load average over a minute: above 1 or so somebody else is measured too.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/requorum/requorum/internal/etcdtest"
 )
@@ -224,7 +225,7 @@ func answers(ctx context.Context, m *etcdtest.Member) bool {
 		return false
 	}
 	conn.Close()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}, DialTimeout: time.Second})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}, DialTimeout: time.Second, Logger: zap.NewNop()})
 	if err != nil {
 		return false
 	}
