@@ -114,4 +114,7 @@ func TestExportAndImport(t *testing.T) {
 	etcdtest.MustEqual(t, past, s.rows())
 	s.restore("--at", raw.ID, "--replace-healthy", "dcs")
 	etcdtest.MustEqual(t, present, s.rows())
+	s.restore("--from", "file:"+exported, "--replace-healthy", "dcs")
+	etcdtest.MustEqual(t, present, s.rows())
+	s.run("restore", "dcs", "--yes", "--from", "file:"+saved, "--replace-healthy", "dcs").exits(t, exitVerify) // the cut one
 }

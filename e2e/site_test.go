@@ -183,6 +183,10 @@ type restored struct {
 		Name, Hash string
 		Healthy    bool
 	}
+	Stages []struct {
+		Name    string
+		Seconds float64
+	}
 	Notes []string
 }
 
@@ -194,6 +198,7 @@ func (s *site) restore(flags ...string) restored {
 	if !r.OK {
 		s.t.Errorf("the restore is not ok: %+v", r)
 	}
+	s.t.Logf("stages %+v", r.Stages)
 	return r
 }
 
