@@ -35,11 +35,9 @@ func (c *Config) check() Problems {
 	}
 	k.repositories()
 	if c.Election != nil {
-		k.connection("election", c.Election.Connection)
-		if len(c.Election.Endpoints) == 0 && !k.reported("election") && !k.reported("election.endpoints") {
-			k.add("election.endpoints", "there is no endpoint", "list the client URLs of the etcd that several replicas of serve share")
-		}
+		k.election(*c.Election)
 	}
+	k.serve()
 	return k.problems
 }
 
@@ -222,6 +220,8 @@ func (k *checker) schedules(key string, cl *Cluster) {
 	for name, d := range map[string]Duration{"rpo": o.RPO, "rto": o.RTO, "drill_age": o.DrillAge} {
 		k.positive(key+".objectives."+name, d)
 	}
+	k.positive(key+".schedules.deadline", s.Deadline)
+	k.atLeastOne(key+".schedules.verify_count", s.VerifyCount)
 	k.meets(key, "rpo", o.RPO, "snapshot", s.Snapshot, "a backup counts from the moment it began and exists only when it is done, so leave room for that")
 	k.meets(key, "drill_age", o.DrillAge, "drill", s.Drill, "run drills more often or allow a longer drill_age")
 	if len(cl.Recipients) == 0 || k.written(key+".identity_file") {

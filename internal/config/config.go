@@ -23,6 +23,7 @@ type Config struct {
 	SpoolDir        Path                `key:"spool_dir" default:"/var/lib/requorum/spool"`
 	AllowTmpfsSpool bool                `key:"allow_tmpfs_spool" default:"false"`
 	Election        *Election           `key:"election"`
+	Serve           Serve               `key:"serve"`
 
 	// File is the file read, as it was named; "command line" for [FromFlags].
 	File string
@@ -83,9 +84,13 @@ type Cluster struct {
 
 // Schedules are the times at which serve does something by itself.
 type Schedules struct {
-	Snapshot Crons `key:"snapshot"`
-	Verify   Crons `key:"verify"`
-	Drill    Crons `key:"drill"`
+	Snapshot    Crons    `key:"snapshot"`
+	Verify      Crons    `key:"verify"`
+	Expire      Crons    `key:"expire"`
+	Drill       Crons    `key:"drill"`
+	Jitter      Duration `key:"jitter" default:"1m"`
+	Deadline    Duration `key:"deadline" default:"2h"`
+	VerifyCount int      `key:"verify_count" default:"10"`
 }
 
 // Snapshot bounds the taking of one snapshot.
@@ -221,6 +226,26 @@ type Directory struct {
 // Election is the coordination etcd through which several replicas of serve share the clusters.
 type Election struct {
 	Connection
+	Prefix string   `key:"prefix" default:"/requorum"`
+	Lease  Duration `key:"lease" default:"15s"`
+}
+
+// Serve is how serve works, and who may reach it.
+type Serve struct {
+	Listen     string     `key:"listen" default:"127.0.0.1:9379"`
+	TLS        *ServerTLS `key:"tls"`
+	Token      Secret     `key:"token"`
+	TokenFile  File       `key:"token_file"`
+	RunsAtOnce int        `key:"runs_at_once" default:"4"`
+	Grace      Duration   `key:"grace" default:"1m"`
+	Watch      Duration   `key:"watch" default:"15s"`
+}
+
+// ServerTLS is the server's side of TLS.
+type ServerTLS struct {
+	Cert     File `key:"cert,required"`
+	Key      File `key:"key,required"`
+	ClientCA File `key:"client_ca"`
 }
 
 // Default is an empty configuration with all defaults that do not hang on other keys.

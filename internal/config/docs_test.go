@@ -20,7 +20,7 @@ func reference(t *testing.T) (doc, dir string) {
 	}
 	dir = t.TempDir()
 	doc = strings.NewReplacer("/run/secrets/", dir+"/", "/usr/local/bin/", dir+"/").Replace(string(b))
-	for _, name := range []string{"ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "patroni-ca.pem", "patroni.pem", "patroni-key.pem", "patroni", "age.key", "s3", "election", "etcd"} {
+	for _, name := range []string{"ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "patroni-ca.pem", "patroni.pem", "patroni-key.pem", "patroni", "age.key", "s3", "election", "etcd", "token", "serve.pem", "serve-key.pem"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("x\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -29,7 +29,7 @@ func reference(t *testing.T) (doc, dir string) {
 }
 
 var exampleEnv = map[string]string{
-	"LAB_ETCD_PASSWORD": "lab-secret", "LAB_PATRONI_PASSWORD": "p", "S3_SECRET_KEY": "s3cret", "S3_SESSION_TOKEN": "token-secret", "ETCD_PASSWORD": "etcd", "ELECTION_PASSWORD": "e",
+	"LAB_ETCD_PASSWORD": "lab-secret", "LAB_PATRONI_PASSWORD": "p", "S3_SECRET_KEY": "s3cret", "S3_SESSION_TOKEN": "token-secret", "ETCD_PASSWORD": "etcd", "ELECTION_PASSWORD": "e", "REQUORUM_TOKEN": "t",
 }
 
 func env(vars map[string]string) func(string) (string, bool) {
@@ -70,7 +70,7 @@ func TestFullExampleHasEveryKey(t *testing.T) {
 		have[name.ReplaceAllString(index.ReplaceAllString(k, "[]"), "$1.<name>")] = true
 	}
 	for _, k := range Keys() {
-		if !have[k.Path] && k.Path != "election.password" {
+		if !have[k.Path] && k.Path != "election.password" && k.Path != "serve.token" {
 			t.Errorf("the full example lacks %s", k.Path)
 		}
 	}

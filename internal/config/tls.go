@@ -179,6 +179,14 @@ func (c *Config) CheckFiles(now time.Time) Problems {
 	if c.Election != nil {
 		access("election", c.Election.Access)
 	}
+	if c.Serve.TLS != nil {
+		_, err := c.Serve.TLSConfig(func() time.Time { return now })
+		fails("serve.tls", err)
+	}
+	if bearer := c.Serve.Bearer(); bearer != nil {
+		_, err := bearer()
+		fails("serve.token_file", err)
+	}
 	k.problems.Sort()
 	return k.problems
 }
