@@ -16,6 +16,8 @@ GOLANGCI         := $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
 # Debian packages whose programs tests call: a restore without requorum.
 PACKAGES := age zstd
+# And what others call that are skipped without: promtool, for alert rules.
+OPTIONAL := prometheus
 
 # What the Patroni lab runs. Without root or Debian the lab is skipped.
 LAB_PACKAGES := patroni python3-etcd postgresql-15
@@ -75,11 +77,14 @@ clean: ## remove what was built; programs for tests stay in the cache directory
 
 packages:
 	@missing=; for p in $(PACKAGES); do command -v "$$p" >/dev/null || missing="$$missing $$p"; done; \
+	optional=; for p in $(OPTIONAL); do command -v "$$p" >/dev/null || optional="$$optional $$p"; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing="$$missing$$optional"; \
 	  if [ -n "$$missing" ] || { [ ! -e $(CACHE)/etcd-3.4.23/etcd ] && ! apt-cache show etcd-server >/dev/null 2>&1; }; then apt-get update -qq; fi; \
 	  if [ -n "$$missing" ]; then DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; fi; \
-	elif [ -n "$$missing" ]; then \
-	  echo "tests need these programs:$$missing; install them, on Debian as root: apt-get install$$missing"; exit 1; \
+	else \
+	  if [ -n "$$optional" ]; then echo "not installed:$$optional; what needs it is skipped: tests of the alert rules"; fi; \
+	  if [ -n "$$missing" ]; then echo "tests need these programs:$$missing; install them, on Debian as root: apt-get install$$missing"; exit 1; fi; \
 	fi
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v patroni && [ -x /usr/lib/postgresql/15/bin/postgres ]; } >/dev/null; then \
 	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(LAB_PACKAGES) </dev/null || \

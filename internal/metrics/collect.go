@@ -18,7 +18,13 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	defer m.mu.Unlock()
 	e := emitter{m.definitions, to}
 	e.gauge(m.build, 1, m.version, m.commit, runtime.Version())
-	e.gauge(m.clusters, float64(len(m.known)))
+	configured := 0
+	for name := range m.known {
+		if name != "" { // which is the service itself
+			configured++
+		}
+	}
+	e.gauge(m.clusters, float64(configured))
 	if !m.reloaded.IsZero() || m.refused {
 		e.gauge(m.reloadOK, truth(!m.refused))
 		e.moment(m.reloadAt, m.reloaded)

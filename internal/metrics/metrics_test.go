@@ -254,3 +254,17 @@ func TestReference(t *testing.T) {
 		}
 	}
 }
+
+// exposition is the whole text that Prometheus would read, of requorum's own.
+func exposition(t *testing.T, m *Metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	var b strings.Builder
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.Contains(line, "requorum_") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
