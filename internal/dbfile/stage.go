@@ -35,7 +35,7 @@ type MemberDir struct {
 // prepared for. Everything is readable for the owner only and synced to disk, directories included, when Stage returns. When it fails
 // or ctx ends, what it made is removed. A db that is an *os.File is copied by the kernel, shared where the file system can.
 func Stage(ctx context.Context, d MemberDir, db io.Reader) error {
-	err := stage(ctx, d, func(f *os.File) error { return copyInto(ctx, f, db) }, settle)
+	err := stage(ctx, d, func(f *os.File) error { return copyInto(ctx, f, db, startWriting) }, settle)
 	if err != nil {
 		return fmt.Errorf("stage member %s in %s: %w", d.Name, d.DataDir, err)
 	}
@@ -51,7 +51,7 @@ var aloneMember = Member{Name: "alone", PeerURLs: []string{"http://127.0.0.1:238
 func StageAlone(ctx context.Context, dataDir string, db io.Reader) error {
 	d := MemberDir{DataDir: dataDir, Name: aloneMember.Name, PeerURLs: aloneMember.PeerURLs, InitialCluster: initialCluster([]Member{aloneMember}), Token: "requorum-alone"}
 	err := stage(ctx, d, func(f *os.File) error {
-		if err := copyInto(ctx, f, db); err != nil {
+		if err := copyInto(ctx, f, db, func(*os.File, int64, int64) {}); err != nil {
 			return err
 		}
 		if err := stripTrailer(f.Name()); err != nil {
@@ -143,14 +143,17 @@ func vacant(dir string) error {
 	return os.Remove(dir)
 }
 
-// copyInto copies all of db into f.
-func copyInto(ctx context.Context, f *os.File, db io.Reader) error {
+// copyInto copies all of db into f and calls copied after every stretch of it.
+func copyInto(ctx context.Context, f *os.File, db io.Reader, copied func(f *os.File, offset, n int64)) error {
 	const chunk = 32 << 20
-	for {
+	for at := int64(0); ; {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		switch _, err := io.CopyN(f, db, chunk); {
+		n, err := io.CopyN(f, db, chunk)
+		copied(f, at, n)
+		at += n
+		switch {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
