@@ -54,7 +54,7 @@ func TestDangerPlainRestore(t *testing.T) {
 	l.writer.more(300)
 	l.standing("before")
 	l.lose()
-	l.until("b to be demoted", time.Minute, func() bool { r, _ := l.node("b").ask("/patroni"); return r.Role == "replica" })
+	l.demoted("b")
 	l.restorePlainly(snapshot)
 	l.until("a leader", 2*time.Minute, func() bool { return l.primary() != nil })
 	l.streaming(l.primary().name)

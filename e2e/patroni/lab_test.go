@@ -76,26 +76,28 @@ type lab struct {
 	t         *testing.T
 	dir       string
 	namespace string
-	config    string // Patroni's dynamic configuration, as one YAML flow mapping
+	config    string // Patroni's dynamic configuration, as JSON
 	etcd      *etcdtest.Cluster
 	nodes     []*node
 	restCerts *etcdtest.Certs // nil: REST without TLS
 	http      *http.Client
 	writer    *writer
-	discover  bool // requorum finds the REST URLs by itself
+
+	etcdClient *clientv3.Client
+	discover   bool // requorum finds the REST URLs by itself
 }
 
 type labOptions struct {
 	etcd     etcdtest.Options
-	config   string // more of Patroni's dynamic configuration, such as "synchronous_mode: true"
+	config   string // more of Patroni's dynamic configuration, such as `"synchronous_mode": true`
 	restTLS  bool
 	auth     bool
 	discover bool
 	fresh    bool // initialise PostgreSQL instead of copying the template
 }
 
-const dynamic = "ttl: %d, loop_wait: %d, retry_timeout: %d, maximum_lag_on_failover: 1048576, " +
-	"postgresql: {use_pg_rewind: true, use_slots: true, parameters: {wal_log_hints: 'on', wal_keep_size: 512MB, max_wal_senders: 10, hot_standby: 'on'}}"
+const dynamic = `"ttl": %d, "loop_wait": %d, "retry_timeout": %d, "maximum_lag_on_failover": 1048576, ` +
+	`"postgresql": {"use_pg_rewind": true, "use_slots": true, "parameters": {"wal_log_hints": "on", "wal_keep_size": "512MB", "max_wal_senders": 10}}`
 
 // newLab starts everything: a leads, b and c stream from it.
 func newLab(t *testing.T, o labOptions) *lab {
@@ -149,7 +151,9 @@ func newLab(t *testing.T, o labOptions) *lab {
 		l.nodes = append(l.nodes, n)
 	}
 	t.Cleanup(l.epilogue)
-	l.http.CloseIdleConnections()
+	if !o.fresh {
+		l.put("config", l.config) // else Patroni would take the template's, which lies in its data directory
+	}
 	a := l.node("a")
 	a.start()
 	l.until("a to lead", 90*time.Second, a.leads)
@@ -162,7 +166,9 @@ func newLab(t *testing.T, o labOptions) *lab {
 	l.node("b").start()
 	l.node("c").start()
 	l.streaming("a")
-	l.writer = newWriter(l)
+	if !o.fresh {
+		l.writer = newWriter(l)
+	}
 	return l
 }
 
@@ -341,34 +347,66 @@ func (l *lab) switchover(to string) {
 	l.streaming(to)
 }
 
-// shutOut keeps a node from replicating from anybody, until letIn: it lags behind by what is written meanwhile. Everybody else
-// learns that by replication.
+// shutOut keeps a node from replicating from anybody, until letIn: it lags behind by what is written meanwhile.
 func (l *lab) shutOut(name string) {
 	l.t.Helper()
-	n, p := l.node(name), l.primary()
-	p.mustSQL("ALTER ROLE " + n.role() + " NOLOGIN")
+	l.rejecting(name, true)
+	p := l.primary()
 	l.until(name+" to be shut out", time.Minute, func() bool {
-		p.mustSQL("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE usename = '" + n.role() + "'")
-		return p.mustSQL("SELECT count(*) FROM pg_stat_replication WHERE usename = '"+n.role()+"'") == "0"
+		p.mustSQL("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE usename = '" + l.node(name).role() + "'")
+		return p.mustSQL("SELECT count(*) FROM pg_stat_replication WHERE usename = '"+l.node(name).role()+"'") == "0"
 	})
 }
 
 // letIn ends shutOut.
 func (l *lab) letIn(name string) {
 	l.t.Helper()
-	p := l.primary()
-	if p == nil {
-		l.t.Fatal("nobody leads")
+	l.rejecting(name, false)
+}
+
+// rejecting changes what the other nodes let the node do.
+func (l *lab) rejecting(name string, reject bool) {
+	l.t.Helper()
+	rule := fmt.Sprintf("host replication %s 127.0.0.1/32 reject\n", l.node(name).role())
+	for _, n := range l.nodes {
+		if n.name == name {
+			continue
+		}
+		file := filepath.Join(n.dataDir(), "pg_hba.conf")
+		text, err := os.ReadFile(file)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		rules := strings.ReplaceAll(string(text), rule, "")
+		if reject {
+			rules = rule + rules
+		}
+		if err := os.WriteFile(file, []byte(rules), 0o600); err != nil { // it is there, so its owner stays
+			l.t.Fatal(err)
+		}
+		if _, err := n.sql("SELECT pg_reload_conf()"); err != nil && listening(n.pg) {
+			l.t.Logf("reload of %s: %v", n.name, err) // it reads the file when it starts
+		}
 	}
-	p.mustSQL("ALTER ROLE " + l.node(name).role() + " LOGIN")
+}
+
+// demoted waits until a node has given up because etcd is away: from then on anyone may be promoted.
+func (l *lab) demoted(name string) {
+	l.t.Helper()
+	l.until(name+" to be demoted", time.Minute, func() bool {
+		r, _ := l.node(name).ask("/patroni")
+		return r.Role == "replica" && r.State == "running"
+	})
 }
 
 // reelected waits until etcd serves again and somebody holds the leader key that a restore had removed.
 func (l *lab) reelected() {
 	l.t.Helper()
 	l.serving()
-	l.until("a leader", 2*time.Minute, func() bool { return l.primary() != nil && l.get("leader") == l.primary().name })
-	l.t.Logf("%s leads", l.primary().name)
+	l.until("a leader", 2*time.Minute, func() bool {
+		p := l.primary()
+		return p != nil && l.get("leader") == p.name
+	})
 }
 
 // serving waits until etcd takes connections.
@@ -413,7 +451,7 @@ func (l *lab) get(name string) string {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), 30*time.Second)
 	defer cancel()
-	resp, err := l.etcd.Client(l.t).Get(ctx, l.key(name))
+	resp, err := l.client().Get(ctx, l.key(name))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -425,12 +463,16 @@ func (l *lab) get(name string) string {
 
 func (l *lab) put(name, value string) {
 	l.t.Helper()
-	etcdtest.Put(l.t, l.etcd.Client(l.t), l.key(name), value)
+	etcdtest.Put(l.t, l.client(), l.key(name), value)
 }
 
-func (l *lab) remove(name string, opts ...clientv3.OpOption) {
+// client is one of etcd that all questions share.
+func (l *lab) client() *clientv3.Client {
 	l.t.Helper()
-	etcdtest.Delete(l.t, l.etcd.Client(l.t), l.key(name), opts...)
+	if l.etcdClient == nil {
+		l.etcdClient = l.etcd.Client(l.t)
+	}
+	return l.etcdClient
 }
 
 // standing logs where every node stands.
@@ -617,6 +659,9 @@ func (l *lab) restoring(flags ...string) func(verdict string) restored {
 		result := wait()
 		if result.code != exitOK {
 			l.t.Fatalf("restore:\n%s", result)
+		}
+		if !strings.Contains(result.stderr, "patroni /service/main: leader registered anew after") {
+			l.t.Errorf("the proof was not told while it went on:\n%s", result.stderr)
 		}
 		r := result.report(l.t)
 		if v := r.verdict(l.t); v.Verdict != verdict || !v.OK {
