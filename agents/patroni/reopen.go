@@ -124,7 +124,7 @@ func (p *proof) standings(s *sample) (absent, down []string) {
 		switch {
 		case w.err != nil:
 			absent = append(absent, fmt.Sprintf("%s, which does not answer (%v)", who, w.err))
-		case !(position{w.Timeline, w.lsn()}).known():
+		case w.lsn() == 0:
 			down = append(down, who)
 		}
 	}
@@ -139,15 +139,18 @@ func (p *proof) standings(s *sample) (absent, down []string) {
 	return absent, down
 }
 
-// complete takes positions that all agents told before anyone could be promoted
-// as the baseline.
+// complete takes what all agents told before anyone could be promoted into the
+// baseline.
 func (p *proof) complete(s *sample) {
+	complete := true
 	for _, w := range s.answers {
-		if at := (position{w.Timeline, w.lsn()}); p.base.Furthest.less(at) {
+		at := position{w.Timeline, w.lsn()}
+		complete = complete && at.known()
+		if at.known() && p.base.Furthest.less(at) {
 			p.base.Furthest = at
 		}
 	}
-	p.base.Complete = true
+	p.base.Complete = p.base.Complete || complete
 }
 
 // hold are the changes that let PostgreSQL start everywhere and nobody be
