@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/dbfile"
 )
@@ -108,7 +110,8 @@ func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepare
 	}
 	r.Progress.Done("fetch", src.Kind+" "+src.ID)
 	r.Progress.Start("check", 0)
-	report, err := dbfile.CheckInChild(ctx, f, dbfile.CheckOptions{Select: dbfile.Select(agents.Selection(r.Agents)), TrailerRequired: src.trailer})
+	report, err := dbfile.CheckInChild(ctx, f, dbfile.CheckOptions{Select: dbfile.Select(agents.Selection(r.Agents)), TrailerRequired: src.trailer,
+		Unhashed: src.manifest != nil}) // what is stored was compared with the manifest's sha256, as it came
 	if err != nil {
 		return fail(fmt.Errorf("check %s %s: %w", src.Kind, src.ID, err))
 	}
@@ -181,17 +184,27 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 			result.Leases = append(result.Leases, id)
 		}
 	}
-	if result.SHA256, result.Size, err = hashFile(ctx, r.spoolFile(plan.Run, "db")); err != nil {
-		return fmt.Errorf("read the prepared database: %w", err)
-	}
 	r.Progress.Done("edit", fmt.Sprintf("opens at revision %d", result.Revision))
 	r.Progress.Start("predict", 0)
-	hash, err := r.Predict(ctx, r.spoolFile(plan.Run, "db"), result.Revision)
-	if err != nil {
-		return fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		if result.SHA256, result.Size, err = hashFile(ctx, r.spoolFile(plan.Run, "db")); err != nil {
+			return fmt.Errorf("read the prepared database: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		hash, err := r.Predict(ctx, r.spoolFile(plan.Run, "db"), result.Revision)
+		if err != nil {
+			return fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
+		}
+		result.Hash, result.HashCompactRev = hash.Hash, hash.CompactRevision
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return err
 	}
-	result.Hash, result.HashCompactRev = hash.Hash, hash.CompactRevision
-	r.Progress.Done("predict", fmt.Sprintf("hash %08x", hash.Hash))
+	r.Progress.Done("predict", fmt.Sprintf("hash %08x", result.Hash))
 	plan.Prepared = result
 	return nil
 }
