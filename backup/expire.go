@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 type ExpireOptions struct {
 	Repository *repository.Repository
 
+	ID                  string // of this run; one is made if it is empty
 	Version, Host, User string // for the record of the run
 
 	Log *slog.Logger
@@ -47,7 +49,7 @@ type Expiry struct {
 func Expire(ctx context.Context, policy catalog.Policy, dryRun bool, o ExpireOptions) (Expiry, error) {
 	log, now := orDiscard(o.Log), orNow(o.Now)
 	run := catalog.Run{
-		ID: catalog.NewID(catalog.KindRun), Kind: "expire", Cluster: o.Repository.Cluster(), Host: o.Host, User: o.User, Version: o.Version,
+		ID: cmp.Or(o.ID, catalog.NewID(catalog.KindRun)), Kind: "expire", Cluster: o.Repository.Cluster(), Host: o.Host, User: o.User, Version: o.Version,
 		Started: now().UTC(),
 	}
 	out, err := expire(ctx, policy, dryRun, o.Repository, now())

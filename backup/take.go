@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,6 +46,7 @@ type TakeOptions struct {
 	RefuseHeld bool
 	Run        string
 
+	ID                  string // of this run; one is made if it is empty
 	Version, Host, User string // of requorum and of who runs it, for manifest and record
 
 	Progress Progress
@@ -75,7 +77,7 @@ func Take(ctx context.Context, o TakeOptions) (Result, error) {
 }
 
 func newTaking(o TakeOptions, kind string) *taking {
-	t := &taking{TakeOptions: o, kind: kind, run: catalog.NewID(catalog.KindRun), seconds: map[string]float64{}}
+	t := &taking{TakeOptions: o, kind: kind, run: cmp.Or(o.ID, catalog.NewID(catalog.KindRun)), seconds: map[string]float64{}}
 	t.Progress, t.Log, t.Now = orQuiet(o.Progress), orDiscard(o.Log), orNow(o.Now)
 	t.started = t.Now()
 	return t

@@ -16,11 +16,13 @@ import (
 
 // ElectorOptions say how replicas find each other.
 type ElectorOptions struct {
-	Client *clientv3.Client // of the coordination etcd; dial keepalives must be on, or a dead connection goes unnoticed
-	Prefix string           // of all keys, without a slash at its end
-	ID     string           // of this replica, for people: host name and process
-	Lease  time.Duration    // how long a replica that is gone holds its clusters; whole seconds, at least MinLease
-	Log    *slog.Logger
+	// Connect opens a client of the coordination etcd, for each lease anew. Dial keepalives should be on, or a dead connection goes
+	// unnoticed for long. It must not take longer than half a lease.
+	Connect func(ctx context.Context) (*clientv3.Client, error)
+	Prefix  string        // of all keys, without a slash at its end
+	ID      string        // of this replica, for people: host name and process
+	Lease   time.Duration // how long a replica that is gone holds its clusters; whole seconds, at least MinLease
+	Log     *slog.Logger
 }
 
 // Elector shares names - clusters - among replicas; see DESIGN.md.
@@ -71,13 +73,18 @@ func (e *Elector) Run(ctx context.Context) {
 
 // hold gets a lease and keeps it until it is lost. held is called when it was.
 func (e *Elector) hold(ctx context.Context, held func()) error {
+	client, err := e.o.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	defer client.Close()
 	grant, cancel := context.WithTimeout(ctx, e.o.Lease/2)
-	lease, err := e.o.Client.Grant(grant, int64(e.o.Lease.Seconds()))
+	lease, err := client.Grant(grant, int64(e.o.Lease.Seconds()))
 	cancel()
 	if err != nil {
 		return fmt.Errorf("getting a lease: %w", err)
 	}
-	session, err := concurrency.NewSession(e.o.Client, concurrency.WithLease(lease.ID), concurrency.WithTTL(int(e.o.Lease.Seconds())))
+	session, err := concurrency.NewSession(client, concurrency.WithLease(lease.ID), concurrency.WithTTL(int(e.o.Lease.Seconds())))
 	if err != nil {
 		return fmt.Errorf("keeping a lease: %w", err)
 	}
@@ -87,7 +94,7 @@ func (e *Elector) hold(ctx context.Context, held func()) error {
 		session.Orphan()
 		revoke, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.o.Lease/4)
 		defer cancel()
-		_, _ = e.o.Client.Revoke(revoke, lease.ID) // if that fails it expires
+		_, _ = client.Revoke(revoke, lease.ID) // if that fails it expires
 	}()
 	inside, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -104,12 +111,13 @@ func (e *Elector) hold(ctx context.Context, held func()) error {
 // present announces this replica and follows who else is there, while ctx lasts.
 func (e *Elector) present(ctx context.Context, session *concurrency.Session) error {
 	folder := e.o.Prefix + "/replicas/"
+	client := session.Client()
 	own := fmt.Sprintf("%s%016x", folder, session.Lease())
-	if _, err := e.o.Client.Put(ctx, own, e.o.ID, clientv3.WithLease(session.Lease())); err != nil {
+	if _, err := client.Put(ctx, own, e.o.ID, clientv3.WithLease(session.Lease())); err != nil {
 		return fmt.Errorf("announcing this replica: %w", err)
 	}
 	for ctx.Err() == nil {
-		now, err := e.o.Client.Get(ctx, folder, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+		now, err := client.Get(ctx, folder, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 		if err != nil {
 			return fmt.Errorf("looking for other replicas: %w", err)
 		}
@@ -120,7 +128,7 @@ func (e *Elector) present(ctx context.Context, session *concurrency.Session) err
 		e.set(epoch{session: session, replicas: all, own: own})
 		// Whatever changes, all is read again: replicas are few and their changes rare.
 		watch, cancel := context.WithCancel(ctx)
-		for r := range e.o.Client.Watch(watch, folder, clientv3.WithPrefix(), clientv3.WithRev(now.Header.Revision+1)) {
+		for r := range client.Watch(watch, folder, clientv3.WithPrefix(), clientv3.WithRev(now.Header.Revision+1)) {
 			if len(r.Events) > 0 || r.Err() != nil {
 				break
 			}

@@ -19,9 +19,8 @@ import (
 // replica is an elector and what it leads.
 type replica struct {
 	*Elector
-	client *clientv3.Client
-	proxy  *etcdtest.Proxy
-	leave  func() // stops following and gives the lease back
+	proxy *etcdtest.Proxy
+	leave func() // stops following and gives the lease back
 
 	mu      sync.Mutex
 	leads   map[string]bool
@@ -45,12 +44,10 @@ const testLease = 2 * time.Second
 func startReplica(t *testing.T, c *etcdtest.Cluster, id string, names []string) *replica {
 	t.Helper()
 	r := &replica{proxy: etcdtest.NewProxy(t, strings.TrimPrefix(c.Endpoints()[0], "http://")), leads: map[string]bool{}, orphans: map[string]bool{}}
-	var err error
-	r.client, err = clientv3.New(clientv3.Config{Endpoints: []string{"http://" + r.proxy.Addr()}, DialTimeout: time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: time.Second})
-	if err != nil {
-		t.Fatal(err)
+	connect := func(context.Context) (*clientv3.Client, error) {
+		return clientv3.New(clientv3.Config{Endpoints: []string{"http://" + r.proxy.Addr()}, DialTimeout: time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: time.Second})
 	}
-	r.Elector = NewElector(ElectorOptions{Client: r.client, Prefix: "/requorum/test", ID: id, Lease: testLease, Log: slog.New(slog.DiscardHandler)})
+	r.Elector = NewElector(ElectorOptions{Connect: connect, Prefix: "/requorum/test", ID: id, Lease: testLease, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())
 	session, end := context.WithCancel(t.Context())
 	var following, running sync.WaitGroup
@@ -80,7 +77,6 @@ func startReplica(t *testing.T, c *etcdtest.Cluster, id string, names []string) 
 		following.Wait()
 		end()
 		running.Wait()
-		_ = r.client.Close()
 	})
 	t.Cleanup(r.leave)
 	return r

@@ -32,12 +32,16 @@ type app struct {
 	output     string // table or json
 	quiet      bool
 	verbose    bool
+	logger     *slog.Logger // of serve; nil: log makes one
 }
 
 func (a *app) json() bool { return a.output == "json" }
 
 // log is for what happens on the way; it goes to stderr.
 func (a *app) log() *slog.Logger {
+	if a.logger != nil {
+		return a.logger
+	}
 	if a.verbose {
 		return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

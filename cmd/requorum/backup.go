@@ -11,7 +11,6 @@ import (
 
 	"github.com/requorum/requorum/backup"
 	"github.com/requorum/requorum/internal/cluster"
-	"github.com/requorum/requorum/internal/progress"
 	"github.com/requorum/requorum/storage/repository"
 )
 
@@ -20,6 +19,7 @@ type takeFlags struct {
 	prove bool
 	held  bool   // refuse while a restore is under way
 	run   string // the restore that this backup belongs to
+	id    string // of this run; "" makes one
 }
 
 func newBackupCommand(a *app) *cobra.Command {
@@ -83,7 +83,7 @@ func (a *app) taken(result backup.Result, err error) error {
 }
 
 // take takes one backup of the cluster.
-func (t *target) take(ctx context.Context, repo *repository.Repository, f takeFlags, reporter *progress.Reporter) (backup.Result, error) {
+func (t *target) take(ctx context.Context, repo *repository.Repository, f takeFlags, reporter backup.Progress) (backup.Result, error) {
 	client, err := t.dial()
 	if err != nil {
 		return backup.Result{}, err
@@ -99,7 +99,7 @@ func (t *target) take(ctx context.Context, repo *repository.Repository, f takeFl
 	}
 	return backup.Take(ctx, backup.TakeOptions{
 		Cluster: t.cluster.Name, Client: client, Repository: repo, Spool: t.spool(), Agents: facts,
-		Prove: f.prove, Idle: time.Duration(t.cluster.Snapshot.StallTimeout), Config: sanitized, RefuseHeld: f.held, Run: f.run,
+		Prove: f.prove, Idle: time.Duration(t.cluster.Snapshot.StallTimeout), Config: sanitized, RefuseHeld: f.held, Run: f.run, ID: f.id,
 		Version: version, Host: hostname(), User: username(), Progress: reporter, Log: t.log(),
 	})
 }

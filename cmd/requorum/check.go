@@ -83,20 +83,10 @@ func (a *app) check(ctx context.Context, args []string, wait time.Duration) erro
 	if err != nil {
 		return err
 	}
-	c := &checked{Cluster: t.cluster.Name, Members: []checkedMember{}, Agents: []agents.Verdict{}, Problems: []checkedProblem{}}
-	serving := t.checkMembers(ctx, c)
-	t.checkBackups(ctx, c)
-	switch {
-	case wait <= 0 || len(t.cluster.Agents) == 0:
-	case serving:
-		t.checkAgents(ctx, c, wait)
-	default:
-		c.add(health.Problem{Severity: health.Unknown, Name: health.Agents, What: "agents: they cannot be judged while no member is healthy"})
+	c, err := t.checked(ctx, wait)
+	if err != nil {
+		return err
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	c.OK = c.code() == checkOK
 	if a.json() {
 		if err := a.printJSON(c); err != nil {
 			return err
@@ -108,6 +98,22 @@ func (a *app) check(ctx context.Context, args []string, wait time.Duration) erro
 		return codeError{code}
 	}
 	return nil
+}
+
+// checked checks everything. The error is that of ctx alone.
+func (t *target) checked(ctx context.Context, wait time.Duration) (*checked, error) {
+	c := &checked{Cluster: t.cluster.Name, Members: []checkedMember{}, Agents: []agents.Verdict{}, Problems: []checkedProblem{}}
+	serving := t.checkMembers(ctx, c)
+	t.checkBackups(ctx, c)
+	switch {
+	case wait <= 0 || len(t.cluster.Agents) == 0:
+	case serving:
+		t.checkAgents(ctx, c, wait)
+	default:
+		c.add(health.Problem{Severity: health.Unknown, Name: health.Agents, What: "agents: they cannot be judged while no member is healthy"})
+	}
+	c.OK = c.code() == checkOK
+	return c, context.Cause(ctx)
 }
 
 // add takes problems, and the exit code that the worst of all asks for.

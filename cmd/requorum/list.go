@@ -80,13 +80,8 @@ func (a *app) list(ctx context.Context, from sourceFlags, args []string) error {
 			a.say("warning: %v", err)
 			partly = codeError{exitPartly}
 		}
+		rows = append(rows, listing(t.cluster.Name, snaps)...)
 		for _, s := range snaps {
-			row := listed{ID: s.ID, Cluster: t.cluster.Name, Line: s.Line, Revision: s.Revision, Time: s.Time, StoredBytes: s.StoredBytes,
-				Encrypted: s.Encrypted, Stores: s.Stores, Failed: s.Failed()}
-			if !s.VerifiedAt.IsZero() {
-				row.VerifiedAt = &s.VerifiedAt
-			}
-			rows = append(rows, row)
 			if old, ok := lines[s.Line]; !ok || s.Time.After(old.Time) {
 				lines[s.Line] = s
 			}
@@ -129,4 +124,18 @@ func (a *app) list(ctx context.Context, from sourceFlags, args []string) error {
 		}
 	}
 	return partly
+}
+
+// listing is what list says of a cluster's backups.
+func listing(cluster string, snaps []catalog.Snapshot) []listed {
+	rows := []listed{}
+	for _, s := range snaps {
+		row := listed{ID: s.ID, Cluster: cluster, Line: s.Line, Revision: s.Revision, Time: s.Time, StoredBytes: s.StoredBytes,
+			Encrypted: s.Encrypted, Stores: s.Stores, Failed: s.Failed()}
+		if !s.VerifiedAt.IsZero() {
+			row.VerifiedAt = &s.VerifiedAt
+		}
+		rows = append(rows, row)
+	}
+	return rows
 }

@@ -8,8 +8,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/service"
 	"github.com/requorum/requorum/schedules"
 	"github.com/requorum/requorum/storage/catalog"
+	"github.com/requorum/requorum/storage/repository"
 )
 
 // scheduled is one schedule of a cluster, in the JSON of schedules.
@@ -27,8 +29,10 @@ func newSchedulesCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "schedules [CLUSTER]",
 		Short: "Last and next runs",
-		Args:  maxArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return a.schedules(cmd.Context(), args, count) },
+		Long: `Shows when serve runs what: the last run by the records in the stores, and the next ones as serve plans them, with
+each cluster's part of the jitter. A run that is missing since the last due time is shown as due now: serve makes it up at once.`,
+		Args: maxArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.schedules(cmd.Context(), args, count) },
 	}
 	cmd.Flags().IntVar(&count, "next", 1, "how many next runs to show")
 	return cmd
@@ -39,28 +43,17 @@ func (a *app) schedules(ctx context.Context, args []string, count int) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
 	all := []scheduled{}
 	for _, t := range targets {
-		last, err := t.lastRuns(ctx, now)
+		repo, err := t.repository(ctx)
+		if err != nil {
+			return err
+		}
+		rows, err := t.upcoming(ctx, repo, time.Now(), count)
 		if err != nil {
 			a.say("warning: last runs of %s: %v", t.cluster.Name, err)
 		}
-		for _, s := range t.schedules() {
-			schedule, err := schedules.Parse(s.crons.Strings()...)
-			if err != nil {
-				return err
-			}
-			row := scheduled{Cluster: t.cluster.Name, Kind: s.kind, Schedule: schedule.String()}
-			if run, ok := last[s.runKind]; ok {
-				row.Last, row.Outcome = &run.Started, run.Outcome
-			}
-			for next := now; len(row.Next) < max(count, 1); {
-				next = schedule.Next(next)
-				row.Next = append(row.Next, next)
-			}
-			all = append(all, row)
-		}
+		all = append(all, rows...)
 	}
 	if a.json() {
 		return a.printJSON(all)
@@ -68,6 +61,9 @@ func (a *app) schedules(ctx context.Context, args []string, count int) error {
 	var rows [][]string
 	for _, s := range all {
 		last := "never"
+		if s.Kind == string(service.Drill) {
+			a.say("warning: cluster %s: drills are not run by this version of serve", s.Cluster)
+		}
 		if s.Last != nil {
 			last = s.Last.Format(time.RFC3339) + " " + s.Outcome
 		}
@@ -83,33 +79,85 @@ func (a *app) schedules(ctx context.Context, args []string, count int) error {
 	return a.table([]string{"CLUSTER", "WHAT", "SCHEDULE", "LAST", "NEXT"}, rows)
 }
 
-// schedule is one configured kind of scheduled work and the kind of its runs.
+// schedule is one configured kind of scheduled work and the kind of its records.
 type schedule struct {
-	kind, runKind string
-	crons         config.Crons
+	kind   service.Kind
+	record string
+	schedules.Schedule
 }
 
-func (t *target) schedules() []schedule {
+// offset is the cluster's part of the jitter.
+func (t *target) offset(s schedule, now time.Time) time.Duration {
+	return s.Offset(service.Key(t.cluster.Name, s.kind), time.Duration(t.cluster.Schedules.Jitter), now)
+}
+
+// schedules are those that are configured.
+func (t *target) schedules() ([]schedule, error) {
 	var set []schedule
-	for _, s := range []schedule{{"snapshot", "backup", t.cluster.Schedules.Snapshot}, {"verify", "verify", t.cluster.Schedules.Verify},
-		{"drill", "drill", t.cluster.Schedules.Drill}} {
-		if len(s.crons) > 0 {
-			set = append(set, s)
+	c := t.cluster.Schedules
+	for _, s := range []struct {
+		kind   service.Kind
+		record string
+		crons  config.Crons
+	}{{service.Snapshot, "backup", c.Snapshot}, {service.Verify, "verify", c.Verify}, {service.Expire, "expire", c.Expire}, {service.Drill, "drill", c.Drill}} {
+		if len(s.crons) == 0 {
+			continue
+		}
+		parsed, err := schedules.Parse(s.crons.Strings()...)
+		if err != nil {
+			return nil, err
+		}
+		set = append(set, schedule{s.kind, s.record, parsed})
+	}
+	return set, nil
+}
+
+// upcoming says of each schedule when it last ran, and when serve will run it next. An error about the last runs leaves the rest valid.
+func (t *target) upcoming(ctx context.Context, repo *repository.Repository, now time.Time, count int) ([]scheduled, error) {
+	set, err := t.schedules()
+	if err != nil || len(set) == 0 {
+		return []scheduled{}, err
+	}
+	// Most ran within two days; a quarterly drill did within 120, of which a listing may be long.
+	runs, err := repo.Recorded(ctx, now.AddDate(0, 0, -2))
+	for _, s := range set {
+		if _, ok := newest(runs, s.record); !ok {
+			runs, err = repo.Recorded(ctx, now.AddDate(0, 0, -120))
+			break
 		}
 	}
-	return set
+	rows := []scheduled{}
+	for _, s := range set {
+		row := scheduled{Cluster: t.cluster.Name, Kind: string(s.kind), Schedule: s.String()}
+		if last, ok := newest(runs, s.record); ok {
+			row.Last, row.Outcome = &last.Started, last.Outcome
+		}
+		if s.kind == service.Drill {
+			row.Next = []time.Time{} // serve does not run them yet, and says so
+			rows = append(rows, row)
+			continue
+		}
+		counted, _ := service.Last(runs, s.record)
+		offset := t.offset(s, now)
+		next := s.Due(counted.Started, now, offset)
+		if next.Before(now) {
+			next = now.UTC().Truncate(time.Second)
+		}
+		for range max(count, 1) {
+			row.Next = append(row.Next, next)
+			next = s.Next(next).Add(offset)
+		}
+		rows = append(rows, row)
+	}
+	return rows, err
 }
 
-// lastRuns are the newest records by kind, of the last 120 days: a quarterly drill is among them.
-func (t *target) lastRuns(ctx context.Context, now time.Time) (map[string]catalog.Run, error) {
-	repo, err := t.repository(ctx)
-	if err != nil {
-		return nil, err
-	}
-	runs, err := repo.Runs(ctx, now.AddDate(0, 0, -120))
-	last := make(map[string]catalog.Run)
+// newest is the newest record of a kind, whatever became of the run.
+func newest(runs []catalog.Run, kind string) (last catalog.Run, ok bool) {
 	for _, r := range runs {
-		last[r.Kind] = r
+		if r.Kind == kind {
+			last, ok = r, true
+		}
 	}
-	return last, err
+	return last, ok
 }

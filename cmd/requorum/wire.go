@@ -32,6 +32,7 @@ type target struct {
 	*app
 	cfg     *config.Config
 	cluster *config.Cluster
+	stores  map[string]storage.Store // that are open already, by name; nil: each repository opens its own
 }
 
 // load reads the configuration. A broken one stops every command but config check.
@@ -100,9 +101,12 @@ func openStore(ctx context.Context, st *config.Store) (storage.Store, error) {
 func (t *target) repository(ctx context.Context) (*repository.Repository, error) {
 	o := repository.Options{Cluster: t.cluster.Name, Path: t.cluster.Path, Log: t.log(), SweepAfter: time.Duration(t.cluster.SweepAfter)}
 	for _, name := range t.cluster.Stores {
-		s, err := openStore(ctx, t.cfg.Stores[name])
-		if err != nil {
-			return nil, err
+		s, open := t.stores[name]
+		if !open {
+			var err error
+			if s, err = openStore(ctx, t.cfg.Stores[name]); err != nil {
+				return nil, err
+			}
 		}
 		o.Stores = append(o.Stores, repository.Named{Name: name, Store: s})
 	}

@@ -34,7 +34,8 @@ func class(k Kind) string {
 	return classOther
 }
 
-func gateKey(cluster string, kind Kind) string { return cluster + "/" + string(kind) }
+// Key names what never runs twice at once, and what jitter is reckoned from.
+func Key(cluster string, kind Kind) string { return cluster + "/" + string(kind) }
 
 // job makes a scheduled job of a cluster's.
 func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, triggers map[Kind]chan struct{}, look chan<- struct{}) schedules.Job {
@@ -42,8 +43,8 @@ func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, triggers map[Kind
 	var run Run
 	var result Result
 	sj := schedules.Job{
-		Key: gateKey(c.Name, kind), Class: class(kind), Schedule: job.Schedule, Trigger: triggers[kind], Shared: orphan, Deadline: c.Deadline,
-		Offset: job.Schedule.Offset(gateKey(c.Name, kind), c.Jitter, now),
+		Key: Key(c.Name, kind), Class: class(kind), Schedule: job.Schedule, Trigger: triggers[kind], Shared: orphan, Deadline: c.Deadline,
+		Offset: job.Schedule.Offset(Key(c.Name, kind), c.Jitter, now),
 		Run: func(ctx context.Context, a schedules.Attempt) error {
 			if !u.s.begin() {
 				return ErrStopping
@@ -90,24 +91,26 @@ func poke(c chan<- struct{}) {
 	}
 }
 
-// lastRecord is when the newest recorded run of a kind started, zero if none has since. One that was cancelled does not count, nor does a backup
-// that failed: whoever comes next begins anew. A failed verification is one: it has found something.
-func lastRecord(ctx context.Context, c Cluster, kind string, since time.Time) (last time.Time, err error) {
+// lastRecord is when the newest recorded run of a kind started, zero if none has since.
+func lastRecord(ctx context.Context, c Cluster, kind string, since time.Time) (time.Time, error) {
 	runs, err := c.Repository.Recorded(ctx, since)
-	for _, r := range runs {
-		if r.Kind != kind || r.Started.Before(since) || r.Outcome == "cancelled" || r.Outcome == "failed" && kind == backupRecord {
-			continue
-		}
-		last = r.Started
+	last, ok := Last(runs, kind)
+	if ok && !last.Started.Before(since) {
+		return last.Started, nil // what another store may hold changes little
 	}
-	if !last.IsZero() {
-		return last, nil // what another store may hold changes little
-	}
-	return last, err
+	return time.Time{}, err
 }
 
-// backupRecord is the kind that records of backups have.
-const backupRecord = "backup"
+// Last is the newest of the recorded runs, the oldest first, that a schedule counts. One that was cancelled does not count, nor does a backup that
+// failed: whoever comes next begins anew. A failed verification is one: it has found something.
+func Last(runs []catalog.Run, kind string) (last catalog.Run, ok bool) {
+	for _, r := range slices.Backward(runs) {
+		if r.Kind == kind && r.Outcome != "cancelled" && (r.Outcome != "failed" || kind != "backup") {
+			return r, true
+		}
+	}
+	return catalog.Run{}, false
+}
 
 // execute does one attempt.
 func (s *Service) execute(ctx context.Context, run Run, work Work) Result {
@@ -217,7 +220,7 @@ func (s *Service) Demand(cluster string) error {
 	if job.Work == nil {
 		return fmt.Errorf("cluster %s: no backups are configured", cluster)
 	}
-	release, ok := s.gate.TryHold(gateKey(cluster, Snapshot))
+	release, ok := s.gate.TryHold(Key(cluster, Snapshot))
 	if !ok {
 		return fmt.Errorf("a backup of %s: %w", cluster, ErrBusy)
 	}
