@@ -52,7 +52,7 @@ func (x *execution) stop(ctx context.Context, step *Step) error {
 		if err := x.applyAll(ctx, ActInhibit); err != nil {
 			return err
 		}
-		if err := x.applyAll(ctx, ActStop); err != nil {
+		if err := x.oneByOne(ctx, ActStop); err != nil {
 			return err
 		}
 		if err := x.see(ctx); err != nil {
@@ -71,6 +71,16 @@ func (x *execution) stop(ctx context.Context, step *Step) error {
 	}
 	return &HostError{Code: HostRunning, Member: running[0], What: fmt.Sprintf("somebody else started it again %d times", intrusions),
 		Advice: "find out who does, and run the same command again"}
+}
+
+// oneByOne does one action on one member after another, on all of them whatever becomes of one. Members of an etcd that stop at the same
+// moment wait for each other: the leader tries for 7 s to hand its lead to a follower that stops as well.
+func (x *execution) oneByOne(ctx context.Context, a Action) error {
+	var errs []error
+	for _, m := range x.targets() {
+		errs = append(errs, m.On.Apply(ctx, x.request(a, m)))
+	}
+	return errors.Join(errs...)
 }
 
 // gate asks the agents while nobody can write any more: their answers are the baseline. Those that answered
