@@ -390,6 +390,14 @@ func (l *lab) rejecting(name string, reject bool) {
 	}
 }
 
+// busy makes the primary write so much that it recovers for a while after a crash.
+func (l *lab) busy(rows int) {
+	l.t.Helper()
+	p := l.primary()
+	p.mustSQL("CHECKPOINT")
+	p.mustSQL(fmt.Sprintf("CREATE TABLE bulk AS SELECT g AS id, repeat('x', 100) AS filler FROM generate_series(1, %d) AS g", rows))
+}
+
 // demoted waits until a node has given up because etcd is away: from then on anyone may be promoted.
 func (l *lab) demoted(name string) {
 	l.t.Helper()

@@ -71,7 +71,7 @@ func (n *node) configure() {
 	line("  pg_hba: [host all all 127.0.0.1/32 trust, host replication all 127.0.0.1/32 trust]")
 	line("postgresql:\n  listen: 127.0.0.1:%d\n  connect_address: 127.0.0.1:%d\n  data_dir: %s\n  bin_dir: %s\n  pgpass: %s", n.pg, n.pg, n.dataDir(), binDir, filepath.Join(n.dir, "pgpass"))
 	line("  authentication: {replication: {username: %s}, superuser: {username: postgres}}", n.role())
-	line("  parameters: {unix_socket_directories: %s, fsync: 'off', shared_buffers: 16MB, max_wal_size: 256MB}", n.dir)
+	line("  parameters: {unix_socket_directories: %s, fsync: 'off', shared_buffers: 16MB, max_wal_size: 2GB}", n.dir)
 	if err := os.WriteFile(n.configFile(), []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package patroni
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,11 @@ func TestColdStart(t *testing.T) {
 	l.backup()
 	l.switchover("b")
 	l.shutOut("a")
+	if os.Getenv("REQUORUM_LAB") == "1" {
+		l.busy(4_000_000) // as in the control run, TestDangerResumedByHand
+	} else {
+		l.busy(500_000)
+	}
 	l.writer.more(150)
 	l.standing("before")
 	for _, n := range l.nodes {
