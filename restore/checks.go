@@ -111,6 +111,7 @@ func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusa
 			unproven = append(unproven, name)
 		}
 	}
+	slices.Sort(unproven) // a manifest has members in the order of their ids
 	if quorum := len(old)/2 + 1; len(unproven) >= quorum {
 		var flags []string
 		for _, name := range unproven {
