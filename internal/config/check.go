@@ -38,6 +38,7 @@ func (c *Config) check() Problems {
 		k.election(*c.Election)
 	}
 	k.serve()
+	k.notify()
 	return k.problems
 }
 
@@ -124,6 +125,9 @@ func (k *checker) cluster(key string, cl *Cluster) {
 		k.retention(key+".retention", *cl.Retention)
 	}
 	k.thresholds(key+".thresholds", cl.Thresholds)
+	if cl.Heartbeat != nil {
+		k.secretURL(key+".heartbeat", *cl.Heartbeat)
+	}
 	k.positive(key+".snapshot.dial_timeout", cl.Snapshot.DialTimeout)
 	k.positive(key+".snapshot.stall_timeout", cl.Snapshot.StallTimeout)
 	k.positive(key+".sweep_after", cl.SweepAfter)

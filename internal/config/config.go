@@ -24,6 +24,7 @@ type Config struct {
 	AllowTmpfsSpool bool                `key:"allow_tmpfs_spool" default:"false"`
 	Election        *Election           `key:"election"`
 	Serve           Serve               `key:"serve"`
+	Notify          Notify              `key:"notify"`
 
 	// File is the file read, as it was named; "command line" for [FromFlags].
 	File string
@@ -74,6 +75,7 @@ type Cluster struct {
 	SweepAfter    Duration    `key:"sweep_after" default:"7d"`
 	Objectives    Objectives  `key:"objectives"`
 	Thresholds    Thresholds  `key:"thresholds"`
+	Heartbeat     *SecretURL  `key:"heartbeat"`
 	KeepLeased    []KeyPrefix `key:"keep_leased" default:"[/registry/events/]"`
 	LiveDrills    bool        `key:"live_drills" default:"false"`
 	EtcdBinary    File        `key:"etcd_binary" default:"(embedded)"`

@@ -20,7 +20,7 @@ func reference(t *testing.T) (doc, dir string) {
 	}
 	dir = t.TempDir()
 	doc = strings.NewReplacer("/run/secrets/", dir+"/", "/usr/local/bin/", dir+"/").Replace(string(b))
-	for _, name := range []string{"ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "patroni-ca.pem", "patroni.pem", "patroni-key.pem", "patroni", "age.key", "s3", "election", "etcd", "token", "serve.pem", "serve-key.pem"} {
+	for _, name := range []string{"ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "patroni-ca.pem", "patroni.pem", "patroni-key.pem", "patroni", "age.key", "s3", "election", "etcd", "heartbeat", "slack", "webhook", "webhook-token", "mail", "mail-ca.pem", "token", "serve.pem", "serve-key.pem"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("x\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -30,6 +30,7 @@ func reference(t *testing.T) (doc, dir string) {
 
 var exampleEnv = map[string]string{
 	"LAB_ETCD_PASSWORD": "lab-secret", "LAB_PATRONI_PASSWORD": "p", "S3_SECRET_KEY": "s3cret", "S3_SESSION_TOKEN": "token-secret", "ETCD_PASSWORD": "etcd", "ELECTION_PASSWORD": "e", "REQUORUM_TOKEN": "t",
+	"HEARTBEAT_URL": "https://hc.example.com/1", "WEBHOOK_URL": "https://hooks.example.com/1", "WEBHOOK_TOKEN": "wt", "SLACK_URL": "https://slack.example.com/1", "MAIL_PASSWORD": "mp",
 }
 
 func env(vars map[string]string) func(string) (string, bool) {

@@ -187,6 +187,7 @@ func (c *Config) CheckFiles(now time.Time) Problems {
 		_, err := bearer()
 		fails("serve.token_file", err)
 	}
+	k.notifyFiles(fails)
 	k.problems.Sort()
 	return k.problems
 }
