@@ -123,10 +123,10 @@ func TestRunsAtOnceAreLimitedByClass(t *testing.T) {
 			}})
 		}
 		jobs = append(jobs, Job{Key: "v", Class: "verify", Schedule: mustParse(t, "@every 1h"), Run: func(context.Context, Attempt) error {
+			time.Sleep(30 * time.Second)
 			if running.Load() > 0 {
 				others.Add(1)
 			}
-			time.Sleep(time.Minute)
 			return nil
 		}})
 		scheduler(t, Scheduler{Gate: NewGate(3)}, 30*time.Minute, jobs...)

@@ -1,0 +1,427 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// A fleet is replicas of requorum serve on one store.
+type fleet struct {
+	t     *testing.T
+	dir   string
+	names []string // of the clusters, which are one etcd under several names
+	etcd  *etcdtest.Cluster
+}
+
+const every, lease = 2 * time.Second, 2 * time.Second
+
+func newFleet(t *testing.T, clusters int) *fleet {
+	f := &fleet{t: t, dir: t.TempDir(), etcd: etcdtest.StartCluster(t, etcdtest.Options{Members: 1})}
+	etcdtest.MustFill(t, f.etcd.Client(t), etcdtest.FillOptions{Prefix: "/data/", Keys: 500, ValueSize: 500, Random: true})
+	for i := range clusters {
+		f.names = append(f.names, fmt.Sprintf("c%d", i))
+	}
+	return f
+}
+
+// config writes the configuration of one replica and returns its file.
+func (f *fleet) config(replica, more string) string {
+	f.t.Helper()
+	var b strings.Builder
+	b.WriteString("clusters:\n")
+	for _, name := range f.names {
+		fmt.Fprintf(&b, "  %s:\n    endpoints: [%s]\n    stores: [main]\n    schedules: {snapshot: '@every %s', verify: '@every 7s', deadline: 30s}\n    retention: {last: 500}\n",
+			name, strings.Join(f.etcd.Endpoints(), ", "), every)
+	}
+	fmt.Fprintf(&b, "stores: {main: {file: {path: %s}}}\nspool_dir: %s\nallow_tmpfs_spool: true\n%s\n", filepath.Join(f.dir, "store"), filepath.Join(f.dir, "spool-"+replica), more)
+	path := filepath.Join(f.dir, replica+".yaml")
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	return path
+}
+
+// backups are the moments of the backups of a cluster that exist, in order.
+func (f *fleet) backups(name string) []time.Time {
+	f.t.Helper()
+	found, err := filepath.Glob(filepath.Join(f.dir, "store", name, "snapshots", "*", "*", "manifest.json"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var times []time.Time
+	for _, path := range found {
+		stamp, _, _ := strings.Cut(filepath.Base(filepath.Dir(path)), "-")
+		at, err := time.Parse("20060102T150405Z", stamp)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		times = append(times, at)
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	return times
+}
+
+// more waits until every cluster has so many backups more than now.
+func (f *fleet) more(n int) {
+	f.t.Helper()
+	before := map[string]int{}
+	for _, name := range f.names {
+		before[name] = len(f.backups(name))
+	}
+	until(f.t, fmt.Sprintf("%d more backups of each cluster", n), func() bool {
+		for _, name := range f.names {
+			if len(f.backups(name)) < before[name]+n {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// longest is the longest time between two backups of any cluster since a moment, and to now.
+func (f *fleet) longest(since time.Time) (longest time.Duration) {
+	f.t.Helper()
+	for _, name := range f.names {
+		last := since
+		for _, at := range append(f.backups(name), time.Now()) {
+			if at.After(last) {
+				longest, last = max(longest, at.Sub(last)), at
+			}
+		}
+	}
+	return longest
+}
+
+// Replicas are killed, stopped and cut off, and the coordination etcd goes away altogether: no schedule is missed by more than
+// the lease time, and no backup is damaged.
+func TestServeReplicas(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts servers")
+	}
+	f := newFleet(t, 6)
+	coordination := etcdtest.StartCluster(t, etcdtest.Options{Members: 1})
+	names := []string{"a", "b", "c"}
+	proxies, replicas, configs := map[string]*etcdtest.Proxy{}, map[string]*etcdtest.Program{}, map[string]string{}
+	for _, r := range names {
+		proxies[r] = etcdtest.NewProxy(t, strings.TrimPrefix(coordination.Endpoints()[0], "http://"))
+		configs[r] = f.config(r, fmt.Sprintf("election: {endpoints: ['http://%s'], lease: %s}\nserve: {listen: '127.0.0.1:0', grace: 20s}", proxies[r].Addr(), lease))
+		replicas[r] = etcdtest.NewProgram(t, filepath.Join(f.dir, r+".log"))
+		replicas[r].Start(t, program, "serve", "-c", configs[r], "--log-format", "json")
+	}
+	defer func() {
+		if t.Failed() {
+			for _, r := range names {
+				text, _ := os.ReadFile(filepath.Join(f.dir, r+".log"))
+				t.Logf("replica %s:\n%s", r, text[max(0, len(text)-6000):])
+			}
+		}
+	}()
+	signal := func(r string, s syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(replicas[r].PID(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.more(2)
+
+	// A busy machine: what runs late is not what this is about.
+	const slack = 3 * time.Second
+	client := coordination.Client(t)
+	// busiest is the replica that leads most clusters, once all have a leader.
+	busiest := func() (victim string, leads int) {
+		t.Helper()
+		until(t, "a leader of each cluster", func() bool {
+			found, err := client.Get(t.Context(), "/requorum/clusters/", clientv3.WithPrefix())
+			if err != nil || len(found.Kvs) != len(f.names) {
+				return false
+			}
+			victim, leads = "", 0
+			for _, r := range names {
+				n := 0
+				for _, kv := range found.Kvs {
+					if strings.HasSuffix(string(kv.Value), fmt.Sprintf("/%d", replicas[r].PID())) {
+						n++
+					}
+				}
+				if n > leads {
+					victim, leads = r, n
+				}
+			}
+			return leads > 0
+		})
+		return victim, leads
+	}
+	during := func(what string, bound time.Duration, fault, heal func(victim string)) {
+		t.Helper()
+		victim, leads := busiest()
+		begun := time.Now()
+		fault(victim)
+		f.more(4)
+		heal(victim)
+		f.more(1)
+		gap := f.longest(begun)
+		t.Logf("%s, which led %d clusters: the longest time between two backups of a cluster was %s", what, leads, gap.Round(100*time.Millisecond))
+		if gap > bound {
+			t.Errorf("%s: %s between two backups, want at most %s", what, gap, bound)
+		}
+	}
+	bound := every + lease + slack
+	during("one killed", bound, func(r string) { replicas[r].End(t, syscall.SIGKILL) }, func(r string) { replicas[r].Start(t, program, "serve", "-c", configs[r], "--log-format", "json") })
+	during("one stopped", bound, func(r string) { signal(r, syscall.SIGSTOP) }, func(r string) { signal(r, syscall.SIGCONT) })
+	during("one cut off", bound, func(r string) { proxies[r].Set(etcdtest.Fault{Stall: true}) }, func(r string) { proxies[r].Set(etcdtest.Fault{}) })
+	during("no coordination", bound+3*lease, func(string) { coordination.Kill(t) }, func(string) { coordination.Start(t) })
+
+	for _, r := range names {
+		replicas[r].End(t, syscall.SIGTERM)
+	}
+	leaders := map[string]int{}
+	for _, r := range names {
+		for _, line := range logLines(t, filepath.Join(f.dir, r+".log")) {
+			if line["msg"] == "run is done" && line["kind"] == "snapshot" {
+				leaders[r]++
+			}
+		}
+	}
+	if len(leaders) != 3 {
+		t.Errorf("backups by replica: %v, want all three to have worked", leaders)
+	}
+	for _, name := range f.names {
+		var all []struct {
+			ID string
+			OK bool
+		}
+		start(t, f.dir, nil, "-c", configs["a"], "-q", "-o", "json", "verify", name, "--all").wait(t).exits(t, exitOK).decode(t, &all)
+		if len(all) != len(f.backups(name)) || slices.ContainsFunc(all, func(v struct {
+			ID string
+			OK bool
+		}) bool {
+			return !v.OK
+		}) {
+			t.Errorf("%s: of %d backups %+v were verified", name, len(f.backups(name)), all)
+		}
+	}
+}
+
+// logLines reads a log of JSON lines.
+func logLines(t *testing.T, path string) (all []map[string]any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var v map[string]any
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Errorf("%s: a line that is no JSON: %s", filepath.Base(path), line)
+			continue
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// A manager is systemd's end of sd_notify.
+type manager struct {
+	conn net.PacketConn
+	got  chan string
+}
+
+func newManager(t *testing.T, path string) *manager {
+	t.Helper()
+	conn, err := net.ListenPacket("unixgram", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	m := &manager{conn, make(chan string, 1000)}
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, _, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			m.got <- string(b[:n])
+		}
+	}()
+	return m
+}
+
+// hears waits for a message, others aside.
+func (m *manager) hears(t *testing.T, prefix string) string {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case s := <-m.got:
+			if strings.HasPrefix(s, prefix) {
+				return s
+			}
+		case <-deadline:
+			t.Fatalf("serve did not tell systemd %s", prefix)
+		}
+	}
+}
+
+// Reload, refusal, demand, hold and shutdown of one replica, as systemd and people see it.
+func TestServe(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts servers")
+	}
+	f := newFleet(t, 1)
+	const token = "t0ken-of-the-api"
+	if err := os.WriteFile(filepath.Join(f.dir, "token"), []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := etcdtest.FreePort(t)
+	serve := fmt.Sprintf("serve: {listen: '127.0.0.1:%d', token_file: token, watch: 1s}", port)
+	path := f.config("one", serve)
+
+	start(t, f.dir, nil, "-c", path, "serve", "--listen", "0.0.0.0:0").wait(t).exits(t, exitUsage, "serve.tls", "127.0.0.1")
+	start(t, f.dir, nil, "-c", path, "serve", "--log-format", "xml").wait(t).exits(t, exitUsage, "text or json")
+
+	systemd := newManager(t, filepath.Join(f.dir, "notify"))
+	c := start(t, f.dir, []string{"NOTIFY_SOCKET=" + filepath.Join(f.dir, "notify"), "WATCHDOG_USEC=900000"}, "-c", path, "serve", "--log-format", "json")
+	defer func() {
+		if t.Failed() {
+			t.Log(c.stderr.String())
+		}
+	}()
+	systemd.hears(t, "READY=1")
+	systemd.hears(t, "WATCHDOG=1")
+	ask := func(method, path, token string) (int, string) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, fmt.Sprintf("http://127.0.0.1:%d%s", port, path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	says := func(path, want string) {
+		t.Helper()
+		var last string
+		deadline := time.Now().Add(30 * time.Second)
+		for !strings.Contains(last, want) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s does not say %q: %s", path, want, last)
+			}
+			_, last = ask("GET", path, token)
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	if code, _ := ask("GET", "/readyz", ""); code != http.StatusOK {
+		t.Errorf("/readyz: %d", code)
+	}
+	if code, _ := ask("GET", "/api/v1/list", ""); code != http.StatusUnauthorized {
+		t.Errorf("the API without the token: %d", code)
+	}
+	f.more(2)
+	says("/api/v1/clusters/c0/observation", `"healthy":true`)
+	says("/api/v1/clusters", `"role":"leader"`)
+	says("/metrics", `requorum_`)
+
+	// A broken configuration is refused, and the old one goes on.
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(text, "nonsense: 1\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.signal(t, syscall.SIGHUP)
+	if s := systemd.hears(t, "RELOADING=1"); !strings.Contains(s, "MONOTONIC_USEC=") {
+		t.Errorf("reloading without the moment: %q", s)
+	}
+	systemd.hears(t, "READY=1")
+	says("/api/v1/alerts", "reload_refused")
+	f.more(1)
+
+	// A better one with one more cluster is taken up.
+	f.names = append(f.names, "c1")
+	f.config("one", serve)
+	c.signal(t, syscall.SIGHUP)
+	systemd.hears(t, "RELOADING=1")
+	f.more(1)
+	if _, alerts := ask("GET", "/api/v1/alerts", token); strings.Contains(alerts, "reload") {
+		t.Errorf("the refused reload is still told of: %s", alerts)
+	}
+	if code, body := ask("POST", "/api/v1/clusters/c9/backup", token); code != http.StatusNotFound {
+		t.Errorf("a backup of an unknown cluster: %d %s", code, body)
+	}
+	until(t, "a backup on demand", func() bool {
+		code, _ := ask("POST", "/api/v1/clusters/c1/backup", token)
+		return code == http.StatusAccepted
+	})
+
+	// While a restore's hold stands, nothing is backed up or expired, and check says so.
+	hold := filepath.Join(f.dir, "store", "c0", "holds", "r23456789abc.json")
+	if err := os.MkdirAll(filepath.Dir(hold), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(hold, []byte(`{"run":"r23456789abc","cluster":"c0","owner":"test","started":"2026-11-22T05:55:00Z"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says("/api/v1/alerts", `"held"`)
+	held := len(f.backups("c0"))
+	f.names = []string{"c1"}
+	f.more(3)
+	if n := len(f.backups("c0")); n > held+1 { // one may have been under way
+		t.Errorf("%d backups were taken in spite of a restore's hold", n-held)
+	}
+	start(t, f.dir, nil, "-c", path, "check", "c0", "--wait", "0").wait(t).exits(t, 1, "restore r23456789abc")
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	f.names = []string{"c0", "c1"}
+	f.more(1)
+
+	c.signal(t, syscall.SIGTERM)
+	systemd.hears(t, "STOPPING=1")
+	r := c.wait(t).exits(t, exitOK)
+	if strings.Contains(r.stderr, token) {
+		t.Error("the log shows the token")
+	}
+	stages := map[string]bool{}
+	for line := range strings.Lines(r.stderr) {
+		var v struct{ Msg, Cluster, Run, Stage string }
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Fatalf("a line that is no JSON: %s", line)
+		}
+		if v.Stage != "" {
+			stages[v.Stage] = true
+			if v.Cluster == "" || v.Run == "" {
+				t.Errorf("a stage without cluster or run: %s", line)
+			}
+		}
+	}
+	if !stages["stream"] || !stages["upload"] || !stages["commit"] {
+		t.Errorf("stages in the log: %v", slices.Sorted(maps.Keys(stages)))
+	}
+}
