@@ -97,7 +97,7 @@ func (p *proof) absent(s *sample) string {
 func (p *proof) checkAgents(s *sample) result {
 	var wrong findings
 	for _, w := range s.answers {
-		who := s.who(w)
+		who := p.who(s, w)
 		if w.err != nil {
 			wrong.add("%s does not answer: %v", who, w.err)
 			continue
@@ -178,6 +178,9 @@ func (p *proof) checkPrimary(s *sample) result {
 func (p *proof) checkStreaming(s *sample) result {
 	var wrong findings
 	leader := string(s.scope.value("leader"))
+	if leader == "" {
+		wrong.add("nobody leads yet")
+	}
 	states := map[string]string{}
 	for _, w := range s.answers {
 		for _, r := range w.Replication {

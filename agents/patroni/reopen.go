@@ -120,7 +120,7 @@ func (p *proof) abandon(ctx context.Context) {
 // do not say how far their PostgreSQL is.
 func (p *proof) standings(s *sample) (absent, down []string) {
 	for _, w := range s.answers {
-		who := s.who(w)
+		who := p.who(s, w)
 		switch {
 		case w.err != nil:
 			absent = append(absent, fmt.Sprintf("%s, which does not answer (%v)", who, w.err))

@@ -3,6 +3,7 @@ package patroni
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -142,6 +143,9 @@ func (c *client) get(ctx context.Context, e *endpoint, path string) (int, []byte
 		req.SetBasicAuth(c.username, c.password)
 	}
 	resp, err := c.http.Do(req)
+	if outer := (*url.Error)(nil); errors.As(err, &outer) {
+		err = outer.Err // it repeats the URL, which whoever tells this knows
+	}
 	if err != nil {
 		return 0, nil, err
 	}

@@ -112,6 +112,15 @@ func sameAddress(ctx context.Context, a, b string) bool {
 	return errA == nil && errB == nil && slices.ContainsFunc(ipsA, func(ip string) bool { return slices.Contains(ipsB, ip) })
 }
 
+// who names an agent for a person, also one that is not registered but was in the
+// backup.
+func (p *proof) who(s *sample, w answer) string {
+	if name := s.who(w); name != w.base || p.done.Backup == nil {
+		return name
+	}
+	return readScope(p.done.Backup, p.dir).called(w.base)
+}
+
 // who names an agent for a person.
 func (s *sample) who(w answer) string {
 	for name, other := range s.names {
