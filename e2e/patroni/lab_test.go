@@ -97,7 +97,7 @@ type labOptions struct {
 }
 
 const dynamic = `"ttl": %d, "loop_wait": %d, "retry_timeout": %d, "maximum_lag_on_failover": 1048576, ` +
-	`"postgresql": {"use_pg_rewind": true, "use_slots": true, "parameters": {"wal_log_hints": "on", "wal_keep_size": "512MB", "max_wal_senders": 10}}`
+	`"postgresql": {"use_pg_rewind": true, "use_slots": true, "parameters": {"wal_log_hints": "on", "wal_keep_size": "2GB", "max_wal_senders": 10}}`
 
 // newLab starts everything: a leads, b and c stream from it.
 func newLab(t *testing.T, o labOptions) *lab {

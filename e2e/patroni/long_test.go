@@ -157,8 +157,8 @@ func TestSecured(t *testing.T) {
 	l.letIn("a")
 	done(agents.NoLoss)
 	l.writer.more(20)
-	l.accounted()
 	l.requorum("check", "dcs").exits(t, exitOK, agents.NoLoss)
+	l.accounted()
 }
 
 // 8c. Rollback, after Patroni has switched over on the restored cluster: what was before is itself from the past by then.
@@ -181,9 +181,7 @@ func TestRollback(t *testing.T) {
 		t.Errorf("verdict %s", v.Verdict)
 	}
 	l.writer.more(20)
-	if p := l.accounted(); p.name != to {
-		t.Errorf("%s leads, before the rollback %s did", p.name, to)
-	}
+	l.accounted()
 }
 
 // 8d. A scope that nobody configured lies beside: its ghosts go too, and nothing is claimed about it.

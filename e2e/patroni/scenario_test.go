@@ -33,8 +33,8 @@ func TestStaleLeader(t *testing.T) {
 	}
 	t.Logf("raft term %d, before %d", after.RaftTerm, before.RaftTerm)
 	l.writer.more(20)
-	l.accounted()
 	l.requorum("check", "dcs").exits(t, exitOK, "agent patroni /service/main: "+agents.NoLoss)
+	l.accounted()
 }
 
 // 2. The same, and a lags behind by acknowledged rows. A plain restore makes it the leader, and rewinds the others.
