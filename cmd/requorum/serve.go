@@ -81,7 +81,10 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		}
 		cfg.Serve.Listen = f.listen
 	}
-	tell := newTelling(a, cfg)
+	tell, err := newTelling(a, cfg)
+	if err != nil {
+		return err
+	}
 	clusters, err := a.served(ctx, cfg, tell)
 	if err != nil {
 		return err
@@ -157,6 +160,9 @@ func (a *app) reload(ctx context.Context, svc *service.Service, running *config.
 	cfg, err := a.load()
 	var clusters []service.Cluster
 	if err == nil {
+		_, err = notified(cfg)
+	}
+	if err == nil {
 		clusters, err = a.served(ctx, cfg, tell)
 	}
 	tell.reloaded(err == nil)
@@ -167,8 +173,8 @@ func (a *app) reload(ctx context.Context, svc *service.Service, running *config.
 	}
 	svc.Clear("reload")
 	cfg.Serve.Listen = running.Serve.Listen // which --listen may have said
-	if !reflect.DeepEqual(cfg.Serve, running.Serve) || !reflect.DeepEqual(cfg.Election, running.Election) {
-		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "serve or election has changed in the configuration: that holds from the next start on",
+	if !reflect.DeepEqual(cfg.Serve, running.Serve) || !reflect.DeepEqual(cfg.Election, running.Election) || !reflect.DeepEqual(cfg.Notify, running.Notify) || !reflect.DeepEqual(beats(cfg), beats(running)) {
+		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "serve, election, notify or a heartbeat has changed in the configuration: that holds from the next start on",
 			Advice: "restart serve when it suits"})
 	} else {
 		svc.Clear("restart")

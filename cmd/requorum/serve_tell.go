@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -10,27 +11,33 @@ import (
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/health"
 	"github.com/requorum/requorum/internal/metrics"
+	people "github.com/requorum/requorum/internal/notify"
 	"github.com/requorum/requorum/internal/service"
 	"github.com/requorum/requorum/storage"
 )
 
-// telling passes on what happens in serve: to Prometheus. It implements [service.Events].
+// telling passes on what happens in serve: to Prometheus and to people. It implements [service.Events].
 type telling struct {
 	metrics *metrics.Metrics
+	people  *people.Notifier
 
 	mu    sync.Mutex
 	asked map[string]config.Cluster // by name, for what they ask for
 }
 
-func newTelling(_ *app, cfg *config.Config) *telling {
+func newTelling(a *app, cfg *config.Config) (*telling, error) {
 	t := &telling{metrics: metrics.New(version, thisVersion().Commit)}
+	var err error
+	if t.people, err = a.newNotifier(cfg, t.metrics.Notified); err != nil {
+		return nil, err
+	}
 	t.configure(cfg)
 	t.metrics.Reloaded(true, time.Now())
-	return t
+	return t, nil
 }
 
 // run tells until ctx ends, and what was still to be told before it returns.
-func (t *telling) run(ctx context.Context) { <-ctx.Done() }
+func (t *telling) run(ctx context.Context) { t.people.Run(ctx) }
 
 // configure takes what the configuration asks for.
 func (t *telling) configure(cfg *config.Config) {
@@ -83,7 +90,8 @@ func (t *telling) RunStarted(r service.Run) { t.metrics.RunStarted(r.Cluster, st
 // RunEnded implements [service.Events].
 func (t *telling) RunEnded(r service.Run, res service.Result) {
 	t.metrics.RunEnded(r.Cluster, string(r.Kind), metrics.Run{Outcome: string(res.Outcome), Reason: string(res.Reason), Started: r.Started, Ended: res.Ended})
-	if res.Backup != "" {
+	if res.Backup != "" { // also when it did not reach every store, which is told apart
+		t.people.Beat(r.Cluster)
 		t.metrics.BackedUp(r.Cluster, metrics.Backup{Bytes: res.Bytes, Keys: res.Keys, Seconds: res.Seconds})
 	}
 }
@@ -93,6 +101,7 @@ func (t *telling) StateChanged(s service.State) {
 	if s.Role == "" || s.Role == service.Follower {
 		// Another replica shows what the cluster is like; two would contradict each other.
 		t.metrics.Forget(s.Cluster)
+		t.people.Forget(s.Cluster)
 	}
 	if s.Role == "" {
 		return
@@ -133,4 +142,10 @@ func (t *telling) StateChanged(s service.State) {
 // Alerted implements [service.Events].
 func (t *telling) Alerted(a service.Alert) {
 	t.metrics.Problem(a.Cluster, a.Name, health.Severity(a.Severity), a.Over)
+	if a.Over {
+		t.people.Over(a.Cluster, a.Name)
+		return
+	}
+	t.people.Problem(people.Problem{Cluster: a.Cluster, Name: a.Name, Severity: string(a.Severity), What: a.What, Advice: a.Advice, Since: a.Since,
+		Happens: strings.HasSuffix(a.Name, "_failed")})
 }

@@ -202,10 +202,11 @@ const slackText = 3500
 
 // Send implements Receiver.
 func (s *Slack) Send(ctx context.Context, m Message) error {
-	text := "*" + plain(m.Summary) + "*"
-	if len(m.Problems)+len(m.Recovered) > 1 || m.Standing > len(m.Problems) || strings.Contains(m.Text, "\n  try: ") {
-		text += "\n" + plain(strings.TrimSpace(m.Text))
+	first, rest := m.Summary, strings.TrimSpace(m.Text)
+	if len(m.Problems)+len(m.Recovered) == 1 { // the summary would say it twice
+		first, rest, _ = strings.Cut(rest, "\n")
 	}
+	text := strings.TrimSpace("*" + plain(first) + "*\n" + plain(rest))
 	if len(text) > slackText {
 		cut := strings.LastIndexByte(text[:slackText], '\n')
 		if cut < 0 {

@@ -22,7 +22,7 @@ type Message struct {
 // Told is one problem in a message.
 type Told struct {
 	Problem
-	Times    int     `json:"times"`              // how often it was found anew while it stood: runs that failed again
+	Times    int     `json:"times"`              // how often it happened while it stood: runs that failed again
 	Reminder bool    `json:"reminder,omitempty"` // it was told before and still stands
 	Seconds  float64 `json:"seconds,omitempty"`  // of what is over: how long it stood
 }
@@ -38,10 +38,10 @@ func (m *Message) describe() {
 	switch {
 	case len(m.Problems) == 1 && len(m.Recovered) == 0:
 		p := m.Problems[0]
-		m.Summary = strings.ToUpper(p.Severity) + ": " + subject(p.Cluster) + ": " + p.What
+		m.Summary = strings.ToUpper(p.Severity) + ": " + subject(p.Cluster) + ": " + firstLine(p.What)
 	case len(m.Problems) == 0 && len(m.Recovered) == 1:
 		p := m.Recovered[0]
-		m.Summary = "RECOVERED: " + subject(p.Cluster) + ": " + p.What
+		m.Summary = "RECOVERED: " + subject(p.Cluster) + ": " + firstLine(p.What)
 	default:
 		var parts, clusters []string
 		if n := len(m.Problems); n > 0 {
@@ -78,6 +78,12 @@ func (m *Message) describe() {
 		fmt.Fprintf(&b, "%s told before still %s\n", count(others, "problem"), map[bool]string{true: "stands", false: "stand"}[others == 1])
 	}
 	m.Text = b.String()
+}
+
+// firstLine is what a text begins with, without what would announce more lines.
+func firstLine(s string) string {
+	first, _, _ := strings.Cut(s, "\n")
+	return strings.TrimRight(first, ": ")
 }
 
 func subject(cluster string) string {

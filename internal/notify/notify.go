@@ -26,6 +26,9 @@ type Problem struct {
 	What     string    `json:"what"`
 	Advice   string    `json:"advice,omitempty"`
 	Since    time.Time `json:"since"`
+
+	// Happens says that each time it is told it has happened again, such as a run that fails; otherwise only its words change.
+	Happens bool `json:"-"`
 }
 
 // rank orders severities.
@@ -109,7 +112,7 @@ type Notifier struct {
 
 type standing struct {
 	Problem
-	times int // told to us: a run that fails again has other words
+	times int // it happened
 }
 
 // New returns a notifier. Nothing is sent before Run.
@@ -140,7 +143,9 @@ func (n *Notifier) Problem(p Problem) {
 			n.standing[k] = s
 		}
 		s.Problem = p
-		s.times++
+		if p.Happens || s.times == 0 {
+			s.times++
+		}
 	})
 }
 

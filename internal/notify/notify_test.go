@@ -107,7 +107,10 @@ func TestGroupedOnceAndRecovered(t *testing.T) {
 		expect("CRITICAL: 2 problems: dcs, lab")
 
 		for range 5 { // the same fails again and again
-			n.Problem(problem("dcs", "rpo", "critical"))
+			again := problem("dcs", "rpo", "critical")
+			again.Happens = true
+			n.Problem(again)
+			n.Problem(problem("lab", "lag", "warning")) // other words are nothing new
 			after(time.Hour)
 		}
 		expect("")
@@ -272,6 +275,11 @@ func TestMessage(t *testing.T) {
 	want := []string{"CRITICAL: dcs: no backup (3 times) (since 2026-11-22 05:55 UTC)", "  try: requorum backup dcs", "RECOVERED after 1m30s: requorum: the configuration was refused", "2 problems told before still stand"}
 	if got := strings.Split(strings.TrimSpace(m.Text), "\n"); !slices.Equal(got, want) {
 		t.Errorf("text\n%s", m.Text)
+	}
+	one := Message{Problems: []Told{{Problem: Problem{Cluster: "dcs", Severity: "critical", What: "no member can be asked:\n  a: refused\n  b: refused"}}}}
+	one.describe()
+	if one.Summary != "CRITICAL: dcs: no member can be asked" || !strings.Contains(one.Text, "b: refused") {
+		t.Errorf("%q: %q", one.Summary, one.Text)
 	}
 	if m.Status != "problem" || m.Summary != "CRITICAL: 1 problem, 1 recovered: dcs, requorum" {
 		t.Errorf("%s: %s", m.Status, m.Summary)
