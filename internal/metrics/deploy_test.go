@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/requorum/requorum/internal/health"
+	"github.com/requorum/requorum/internal/service"
 )
 
 const (
@@ -98,7 +99,7 @@ func TestRules(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range health.Names {
+	for _, name := range slices.Concat(health.Names, service.Names()) {
 		if !strings.Contains(doc, "`"+name+"`") {
 			t.Errorf("docs/alerts.md says nothing of the problem %s", name)
 		}
