@@ -16,6 +16,8 @@ type result struct {
 	detail string
 }
 
+const oneLeader = "one leader" // the check that loss is judged by
+
 // findings collects what is wrong with one check; none makes it true.
 type findings []string
 
@@ -170,7 +172,7 @@ func (p *proof) checkPrimary(s *sample) result {
 	case holders[0] != leader:
 		wrong.add("%s leads, but the leader key says %q", holders[0], leader)
 	}
-	return wrong.result(converged, "one leader", leader)
+	return wrong.result(converged, oneLeader, leader)
 }
 
 // checkStreaming wants every other member in the replication list of the

@@ -23,8 +23,8 @@ import (
 //   - NO LOSS DETECTED: and nothing is below the baseline of the gate. Without
 //     a complete baseline it stays CONVERGED.
 //
-// DATA LOSS SUSPECTED, with both positions, is a converged scope below the
-// baseline. What holds at the deadline of ctx is the verdict. OK needs
+// DATA LOSS SUSPECTED, with both positions, is a scope with a leader below the
+// baseline, converged or not. What holds at the deadline of ctx is the verdict. OK needs
 // CONVERGED or more, or RECONNECTED when the only thing missing is WAL: an idle
 // leader writes none, and its replicas stream and stand exactly where it does.
 func (a *Scope) Verify(ctx context.Context, base agents.Baseline, done agents.Restored) (agents.Verdict, error) {
@@ -151,6 +151,12 @@ func (p *proof) verdict() (v agents.Verdict) {
 	switch p.reached {
 	case reconnected:
 		v.Verdict, v.OK = agents.Reconnected, p.idle()
+		// Who was further than the leader may never converge: its history is
+		// another one. That is said as soon as somebody leads.
+		if loss, led := p.lossSoFar(); led && loss.verdict == agents.DataLossSuspected {
+			v.Verdict, v.OK = loss.verdict, false
+			v.Checks = append(v.Checks, agents.Check{Name: "nothing below the baseline", Detail: loss.detail})
+		}
 	case converged:
 		loss := p.loss(p.now)
 		v.Verdict, v.OK = loss.verdict, loss.verdict != agents.DataLossSuspected
@@ -161,6 +167,16 @@ func (p *proof) verdict() (v agents.Verdict) {
 		v.Checks = append(v.Checks, c)
 	}
 	return v
+}
+
+// lossSoFar is the loss of a scope that has a leader and has not converged.
+func (p *proof) lossSoFar() (loss lossVerdict, led bool) {
+	for _, r := range p.results {
+		if r.name == oneLeader && r.ok {
+			return p.loss(p.now), true
+		}
+	}
+	return lossVerdict{}, false
 }
 
 // idle says whether all that is missing is WAL to follow: the leader has

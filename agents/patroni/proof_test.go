@@ -44,6 +44,11 @@ func TestVerify(t *testing.T) {
 			check: "nothing below the baseline", says: "timeline 3 ended at LSN 0/2800000, but at the gate an agent was at timeline 3, LSN 0/3000000",
 		},
 		{
+			name: "whoever was further cannot follow", base: ahead, verdict: agents.DataLossSuspected,
+			spoil: func(l *lab) { l.nodes[0].streams = []string{"db3"} },
+			check: "nothing below the baseline", says: "but at the gate an agent was at timeline 3, LSN 0/99000000",
+		},
+		{
 			name: "a new timeline from above the baseline", base: behind, verdict: agents.NoLoss, ok: true,
 			spoil: func(l *lab) {
 				l.etcd.Put(dir+"history", `[[1,25110200,"x"],[2,33554592,"x"],[3,50331648,"x"]]`, 0)
