@@ -132,6 +132,7 @@ func newLab(t *testing.T, o labOptions) *lab {
 	o.etcd.Dir = filepath.Join(dir, "etcd")
 	l.etcd = etcdtest.StartCluster(t, o.etcd)
 	if l.etcd.Certs != nil {
+		run(t, "chmod", "a+rx", filepath.Join(dir, "etcd"))
 		l.readable(filepath.Join(dir, "etcd", "certs"))
 	}
 	if o.auth {
