@@ -94,14 +94,14 @@ func (t *target) settings() (string, error) {
 		return err
 	}
 	err := errors.Join(add(t.cluster), add(t.cfg.SpoolDir), add(t.cfg.AllowTmpfsSpool), add(t.cfg.Serve.Watch))
-	io.WriteString(h, t.cluster.Password.Reveal())
+	_, _ = io.WriteString(h, t.cluster.Password.Reveal())
 	for _, name := range t.cluster.Stores {
 		st := t.cfg.Stores[name]
 		err = errors.Join(err, add(st))
 		if st.S3 != nil {
 			_, secret, token, credErr := st.S3.Credentials()
 			err = errors.Join(err, credErr)
-			io.WriteString(h, secret.Reveal()+"\n"+token.Reveal())
+			_, _ = io.WriteString(h, secret.Reveal()+"\n"+token.Reveal())
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)), err
