@@ -38,8 +38,15 @@ func (c *Client) Health(ctx context.Context) []MemberHealth {
 	c.each(func(i int, e *endpoint) {
 		start := time.Now()
 		err := c.call(ctx, e, "linearizable read", c.options.DialTimeout, func(ctx context.Context) error {
-			_, err := pb.NewKVClient(e.conn).Range(ctx, &pb.RangeRequest{Key: []byte("health"), CountOnly: true})
-			if errors.Is(rpctypes.Error(err), rpctypes.ErrPermissionDenied) {
+			read := func() error {
+				_, err := pb.NewKVClient(e.conn).Range(ctx, &pb.RangeRequest{Key: []byte("health"), CountOnly: true})
+				return rpctypes.Error(err)
+			}
+			err := read()
+			if errors.Is(err, rpctypes.ErrLeaderChanged) { // an election that is over: the new leader answers
+				err = read()
+			}
+			if errors.Is(err, rpctypes.ErrPermissionDenied) {
 				return nil
 			}
 			return err
