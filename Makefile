@@ -13,6 +13,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 GOLANGCI_VERSION := 2.15.0
 GOLANGCI         := $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+NFPM_VERSION     := 2.43.4
+NFPM             := $(CACHE)/nfpm-$(NFPM_VERSION)/nfpm
 
 # Debian packages whose programs tests call: a restore without requorum.
 PACKAGES := age zstd
@@ -20,7 +22,7 @@ PACKAGES := age zstd
 OPTIONAL := prometheus
 
 # What the Patroni lab runs. Without root or Debian the lab is skipped.
-LAB_PACKAGES := patroni python3-etcd postgresql-15
+LAB_PACKAGES := patroni python3-etcd python3-idna postgresql-15
 
 # The race detector needs cgo, and so a C compiler; without one tests run without it.
 RACE      := $(shell printf '\043include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1 && echo -race)
@@ -28,7 +30,7 @@ TESTFLAGS := $(RACE) -timeout 25m -p 2
 FUZZTIME  := 10s
 
 .DEFAULT_GOAL := help
-.PHONY: lab lab-danger help build demo check test lint fmt vet bench fuzz clean packages servers
+.PHONY: lab lab-danger help build demo check test lint fmt vet bench fuzz deb clean packages servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +58,7 @@ vet:
 
 bench: packages servers build ## speed and memory against etcdctl and etcdutl in the same run (REQUORUM_BENCH_QUICK=1)
 	$(GO) test -run '^$$' -bench . -timeout 30m -p 1 ./internal/seal ./internal/dbfile ./storage/s3
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/service
 	$(GO) test -run '^$$' -bench . -timeout 120m ./e2e/bench
 
 lab: packages servers ## every disaster with real Patroni and PostgreSQL, each row counted (15 minutes, needs root)
@@ -72,6 +75,10 @@ fuzz: ## every fuzz target for a moment (FUZZTIME=10s)
 	  done; \
 	done
 
+deb: build $(NFPM) ## dist/requorum_VERSION_ARCH.deb
+	mkdir -p dist
+	GOARCH=$$($(GO) env GOARCH) VERSION=$$(echo '$(VERSION)' | sed 's/^v//; s/^[^0-9]/0~&/') $(NFPM) package -f deploy/debian/nfpm.yaml -p deb -t dist/
+
 clean: ## remove what was built; programs for tests stay in the cache directory
 	rm -rf bin dist coverage.out
 
@@ -86,7 +93,7 @@ packages:
 	  if [ -n "$$optional" ]; then echo "not installed:$$optional; what needs it is skipped: tests of the alert rules"; fi; \
 	  if [ -n "$$missing" ]; then echo "tests need these programs:$$missing; install them, on Debian as root: apt-get install$$missing"; exit 1; fi; \
 	fi
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v patroni && [ -x /usr/lib/postgresql/15/bin/postgres ]; } >/dev/null; then \
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v patroni && /usr/bin/python3 -c "import etcd, idna" && [ -x /usr/lib/postgresql/15/bin/postgres ]; } >/dev/null 2>&1; then \
 	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(LAB_PACKAGES) </dev/null || \
 	    echo "the Patroni lab is skipped: $(LAB_PACKAGES) cannot be installed here"; \
 	fi
@@ -94,6 +101,9 @@ packages:
 
 servers:
 	$(GO) run ./internal/etcdtest/prepare
+
+$(NFPM):
+	GOBIN=$(@D) GOFLAGS= CGO_ENABLED=0 $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@v$(NFPM_VERSION)
 
 $(GOLANGCI):
 	GOBIN=$(@D) GOFLAGS= CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_VERSION)
