@@ -103,7 +103,7 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.fenced, "fenced", nil, "the member `NAME` is powered off and stays so; may be repeated")
 	flags.StringVar(&f.targetVersion, "target-version", "", "`VERSION` of the etcd servers that will start, such as 3.5.35 (default as found)")
 	flags.StringVar(&f.patroniSync, "patroni-sync", "", "what becomes of Patroni's sync keys in synchronous mode: `remove|keep`")
-	flags.BoolVar(&f.openPaused, "open-paused", false, "open Patroni scopes with missing agents paused")
+	flags.BoolVar(&f.openPaused, "open-paused", false, "open Patroni scopes with missing agents paused, wait for these, and open them again")
 	flags.StringArrayVar(&f.keepLeased, "keep-leased", nil, "leased keys below `PREFIX` are data and stay; may be repeated")
 	flags.StringArrayVar(&f.dropLeased, "drop-leased", nil, "leased keys below `PREFIX` are registrations and go; may be repeated")
 	flags.StringArrayVar(&f.acceptUnverified, "accept-unverified", nil, "open the Patroni `SCOPE` although nobody can tell whether that is safe; may be repeated")
