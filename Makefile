@@ -28,9 +28,10 @@ LAB_PACKAGES := patroni python3-etcd python3-idna postgresql-15
 RACE      := $(shell printf '\043include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1 && echo -race)
 TESTFLAGS := $(RACE) -timeout 25m -p 2
 FUZZTIME  := 10s
+SOAK      := 4m
 
 .DEFAULT_GOAL := help
-.PHONY: lab lab-danger help build demo check test lint fmt vet bench fuzz deb clean packages servers
+.PHONY: lab lab-danger help build demo check test lint fmt vet bench fuzz soak deb clean packages servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +75,9 @@ fuzz: ## every fuzz target for a moment (FUZZTIME=10s)
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
 	  done; \
 	done
+
+soak: servers ## serve under load while members, store and replicas fail at random (SOAK=4m)
+	REQUORUM_SOAK=$(SOAK) $(GO) test ./e2e -run '^TestSoak$$' -v -timeout 60m
 
 deb: build $(NFPM) ## dist/requorum_VERSION_ARCH.deb
 	mkdir -p dist
