@@ -172,8 +172,10 @@ func (a *app) reload(ctx context.Context, svc *service.Service, running *config.
 		return
 	}
 	svc.Clear("reload")
+	before := running.Serve
+	before.Watch = cfg.Serve.Watch          // holds at once
 	cfg.Serve.Listen = running.Serve.Listen // which --listen may have said
-	if !reflect.DeepEqual(cfg.Serve, running.Serve) || !reflect.DeepEqual(cfg.Election, running.Election) || !reflect.DeepEqual(cfg.Notify, running.Notify) || !reflect.DeepEqual(beats(cfg), beats(running)) {
+	if !reflect.DeepEqual(cfg.Serve, before) || !reflect.DeepEqual(cfg.Election, running.Election) || !reflect.DeepEqual(cfg.Notify, running.Notify) || !reflect.DeepEqual(beats(cfg), beats(running)) {
 		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "serve, election, notify or a heartbeat has changed in the configuration: that holds from the next start on",
 			Advice: "restart serve when it suits"})
 	} else {

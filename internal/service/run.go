@@ -74,7 +74,7 @@ func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, triggers map[Kind
 	}
 	if job.Record != "" {
 		sj.Last = func(ctx context.Context, since time.Time) (time.Time, error) {
-			return lastRecord(ctx, c, job.Record, since)
+			return u.s.lastRecord(ctx, c, job.Record, since)
 		}
 	}
 	if orphan && u.s.o.Elector != nil && !job.Schedule.IsZero() {
@@ -92,7 +92,12 @@ func poke(c chan<- struct{}) {
 }
 
 // lastRecord is when the newest recorded run of a kind started, zero if none has since.
-func lastRecord(ctx context.Context, c Cluster, kind string, since time.Time) (time.Time, error) {
+func (s *Service) lastRecord(ctx context.Context, c Cluster, kind string, since time.Time) (time.Time, error) {
+	leave, err := s.small.Enter(ctx, "records")
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer leave()
 	runs, err := c.Repository.Recorded(ctx, since)
 	last, ok := Last(runs, kind)
 	if ok && !last.Started.Before(since) {

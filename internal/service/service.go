@@ -93,10 +93,14 @@ type Options struct {
 	Now           func() time.Time
 }
 
+// smallAtOnce is how many small requests of each kind are under way at once.
+const smallAtOnce = 32
+
 // Service runs. Its methods are safe for concurrent use.
 type Service struct {
 	o      Options
 	gate   *schedules.Gate
+	small  *schedules.Gate // for listings and other small requests: a thousand clusters must not ask all at once
 	alerts *alerts
 
 	mu       sync.Mutex
@@ -117,7 +121,7 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Service{o: o, gate: schedules.NewGate(o.AtOnce), units: map[string]*unit{}, idle: make(chan struct{})}
+	s := &Service{o: o, gate: schedules.NewGate(o.AtOnce), small: schedules.NewGate(smallAtOnce), units: map[string]*unit{}, idle: make(chan struct{})}
 	s.alerts = newAlerts(o.Now, func(a Alert) {
 		if s.o.Events != nil {
 			s.o.Events.Alerted(a)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/fnv"
 	"time"
 
 	"github.com/requorum/requorum/storage/catalog"
@@ -36,8 +37,9 @@ func (u *unit) watch(ctx context.Context, stop <-chan struct{}, c Cluster) {
 	defer closeWatcher()
 	recorded := u.lastWatched(ctx, c)
 	var highest *catalog.Seen
-	tick := time.NewTicker(c.Interval)
-	defer tick.Stop()
+	// The first look is at once, the second at a moment of the cluster's own, so that many clusters are not asked together.
+	timer := time.NewTimer(c.Interval/2 + spread(c.Name, c.Interval/2))
+	defer timer.Stop()
 	for {
 		look, cancel := context.WithTimeout(ctx, c.Interval)
 		o, err := watcher.Observe(look)
@@ -64,9 +66,17 @@ func (u *unit) watch(ctx context.Context, stop <-chan struct{}, c Cluster) {
 			return
 		case <-stop:
 			return
-		case <-tick.C:
+		case <-timer.C:
+			timer.Reset(c.Interval)
 		}
 	}
+}
+
+// spread is a part of limit, always the same for one name.
+func spread(name string, limit time.Duration) time.Duration {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return time.Duration(h.Sum64() % uint64(limit))
 }
 
 func (u *unit) observed(detail json.RawMessage) {
@@ -79,7 +89,7 @@ func (u *unit) observed(detail json.RawMessage) {
 func (u *unit) lastWatched(ctx context.Context, c Cluster) time.Time {
 	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	last, err := lastRecord(ctx, c, recordKind, u.s.o.Now().Add(-recordEvery))
+	last, err := u.s.lastRecord(ctx, c, recordKind, u.s.o.Now().Add(-recordEvery))
 	if err != nil && ctx.Err() == nil {
 		u.s.o.Log.Warn("when the cluster was last recorded is not known", "cluster", c.Name, "error", err)
 	}
@@ -121,6 +131,11 @@ func (u *unit) account(ctx context.Context, stop <-chan struct{}, c Cluster, loo
 }
 
 func (u *unit) list(ctx context.Context, c Cluster) {
+	leave, err := u.s.small.Enter(ctx, "listings")
+	if err != nil {
+		return
+	}
+	defer leave()
 	list, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
 	snaps, err := c.Repository.Snapshots(list)
