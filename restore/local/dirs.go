@@ -225,6 +225,9 @@ func (p *place) intact(ctx context.Context, here restore.Here) (bool, string, er
 		roots = append(roots, at)
 	}
 	found, err := stamps(roots)
+	if errors.Is(err, fs.ErrNotExist) { // a file that was listed is no longer there: an etcd runs on it
+		return false, "files come and go in it: " + err.Error(), nil
+	}
 	if err != nil {
 		return false, "", err
 	}
