@@ -145,7 +145,10 @@ func TestFailsafe(t *testing.T) {
 func TestSecured(t *testing.T) {
 	inLab(t)
 	t.Parallel()
-	l := newLab(t, labOptions{etcd: etcdtest.Options{TLS: true, PeerTLS: true}, auth: true, restTLS: true})
+	// Client certificates with a common name and authentication exclude each other on etcd's gateway, which Patroni uses. And Patroni 3.0.2 lists
+	// the members before it logs in, which a newer etcd refuses.
+	l := newLab(t, labOptions{etcd: etcdtest.Options{Version: etcdtest.V34, TLS: true, PeerTLS: true, ExtraFlags: []string{"--client-cert-auth=false", "--trusted-ca-file="}},
+		auth: true, restTLS: true})
 	l.writer.more(50)
 	l.backup()
 	l.switchover("b")

@@ -62,7 +62,7 @@ func (n *node) configure() {
 	}
 	line("etcd3:\n  hosts: [%s]", strings.Join(hosts, ", "))
 	if c := n.lab.etcd.Certs; c != nil {
-		line("  protocol: https\n  cacert: %s\n  cert: %s\n  key: %s", c.CA, c.Client.Cert, c.Client.Key)
+		line("  protocol: https\n  cacert: %s", c.CA)
 	}
 	if n.lab.etcd.RootPassword != "" {
 		line("  username: patroni\n  password: patroni-secret")
@@ -253,7 +253,7 @@ func needs(t *testing.T) {
 	}
 	for _, program := range []string{"patroni", "unshare", "setpriv", filepath.Join(binDir, "postgres")} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("the Patroni lab needs %s: apt-get install patroni python3-etcd postgresql-15", program)
+			t.Skipf("the Patroni lab needs %s: apt-get install patroni python3-etcd python3-idna postgresql-15", program)
 		}
 	}
 }
