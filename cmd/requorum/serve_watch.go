@@ -42,8 +42,7 @@ func (w *watcher) Observe(ctx context.Context) (service.Observation, error) {
 	if err != nil {
 		return service.Observation{}, err
 	}
-	w.tell.observed(w.name, o)
-	out := service.Observation{Problems: problems(w.tracker.Add(o))}
+	out := service.Observation{Problems: problems(w.tracker.Add(o)), Tell: func() { w.tell.observed(w.name, o) }}
 	if o.Answered() && len(o.ClusterIDs) == 1 { // endpoints of several clusters have no common history
 		out.Seen = &catalog.Seen{ClusterID: o.ClusterIDs[0], Revision: o.Revision, RaftTerm: o.RaftTerm, Time: now.UTC()}
 	}

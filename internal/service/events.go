@@ -185,4 +185,5 @@ type Observation struct {
 	Seen     *catalog.Seen   // the highest revision and raft term of the members that answered; nil if none did
 	Problems []Problem       // each Name at most once
 	Detail   json.RawMessage // for the API, may be nil
+	Tell     func()          // called if the observation counts: this replica still works for the cluster; may be nil
 }

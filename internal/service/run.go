@@ -38,7 +38,7 @@ func class(k Kind) string {
 func Key(cluster string, kind Kind) string { return cluster + "/" + string(kind) }
 
 // job makes a scheduled job of a cluster's.
-func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, triggers map[Kind]chan struct{}, look chan<- struct{}) schedules.Job {
+func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, term int, triggers map[Kind]chan struct{}, look chan<- struct{}) schedules.Job {
 	now := u.s.o.Now()
 	var run Run
 	var result Result
@@ -60,7 +60,7 @@ func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, triggers map[Kind
 				return // it was not begun
 			}
 			result.Again = again
-			u.ended(run, result)
+			u.ended(run, result, term)
 			if !again && (result.Outcome == OK || result.Outcome == Partly) {
 				for next, j := range c.Jobs {
 					if j.After == kind && j.Work != nil {
@@ -70,7 +70,7 @@ func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, triggers map[Kind
 			}
 			poke(look)
 		},
-		Planned: func(at time.Time) { u.update(func(s *State) { s.Next[kind] = at }) },
+		Planned: func(at time.Time) { u.in(term, func() { u.update(func(s *State) { s.Next[kind] = at }) }) },
 	}
 	if job.Record != "" {
 		sj.Last = func(ctx context.Context, since time.Time) (time.Time, error) {
@@ -155,12 +155,13 @@ func worthAgain(kind Kind, r Result) bool {
 	return r.Reason != Held && r.Reason != Denied && r.Reason != Decryption && (r.Reason != Verification || kind == Snapshot)
 }
 
-// ended tells of an attempt and keeps account of what is wrong.
-func (u *unit) ended(run Run, r Result) {
+// ended tells of an attempt, and keeps account of what is wrong if the term lasts that it was made in.
+func (u *unit) ended(run Run, r Result, term int) {
 	u.s.events().RunEnded(run, r)
-	if role := u.current().Role; role != Leader && role != Orphan {
-		return // what is wrong is the new leader's to say
-	}
+	u.in(term, func() { u.judge(run, r) })
+}
+
+func (u *unit) judge(run Run, r Result) {
 	source := "run " + string(run.Kind)
 	switch r.Outcome {
 	case OK:
@@ -251,7 +252,7 @@ func (s *Service) Demand(cluster string) error {
 		}
 		defer leave()
 		run := Run{Cluster: cluster, Kind: Snapshot, Due: due, Attempt: 1, Started: s.o.Now()}
-		u.ended(run, s.execute(ctx, run, job.Work))
+		u.ended(run, s.execute(ctx, run, job.Work), 0)
 	})
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/requorum/requorum/storage/catalog"
 	"github.com/requorum/requorum/storage/memory"
 	"github.com/requorum/requorum/storage/repository"
+	"github.com/requorum/requorum/storage/storagetest"
 )
 
 // journal is an Events that remembers.
@@ -485,6 +486,32 @@ func TestRoles(t *testing.T) {
 		synctest.Wait()
 		if j.state("dcs").Role != Follower {
 			t.Errorf("role %s after yielding", j.state("dcs").Role)
+		}
+	})
+}
+
+// What a replica finds out too late, when another leads already, it keeps to itself: two would contradict each other.
+func TestNothingIsToldAfterTheTerm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := storagetest.Break(memory.New(time.Now), storagetest.Faults{List: func(string, string) error { time.Sleep(10 * time.Second); return nil }})
+		repo, err := repository.New(repository.Options{Cluster: "dcs", Stores: []repository.Named{{Name: "main", Store: slow}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := &election{roles: make(chan schedules.Term), ctxs: make(chan context.Context)}
+		_, j, stop := serve(t, Options{Elector: e}, Cluster{Name: "dcs", Repository: repo,
+			Judge: func(time.Time, Stored, []catalog.Hold, error) []Problem {
+				return []Problem{{Name: "rpo", Severity: Critical, What: "there is no backup"}}
+			}})
+		defer stop()
+		yield := make(chan struct{})
+		e.roles <- schedules.Term{Yield: yield}
+		e.ctxs <- t.Context()
+		time.Sleep(time.Second)
+		close(yield)
+		time.Sleep(time.Minute)
+		if s := j.state("dcs"); s.Role != Follower || s.Stored != nil || j.told() != "" {
+			t.Errorf("after its term a replica tells of %+v, %q", s, j.told())
 		}
 	})
 }

@@ -20,11 +20,15 @@ type unit struct {
 	cluster Cluster
 	changed chan struct{} // closed when cluster is another one
 	state   State
-	term    int                  // of the newest term
 	doubts  map[string]time.Time // what is suspicious of which backup, and since when
 	detail  json.RawMessage      // of the newest observation
 	retired bool
 	running sync.WaitGroup
+
+	// What is told of the cluster is told in a term: afterwards another replica says what holds, and two would contradict each other.
+	terms  sync.RWMutex
+	begun  int // terms
+	active int // the number of the one that lasts, 0 for none
 }
 
 func newUnit(s *Service, c Cluster) *unit {
@@ -100,7 +104,7 @@ func (u *unit) work(ctx context.Context, term schedules.Term) {
 	for !over {
 		cluster, changed := u.now()
 		stop := make(chan struct{})
-		generations.Go(func() { u.generation(ctx, stop, cluster, term.Orphan) })
+		generations.Go(func() { u.generation(ctx, stop, cluster, term.Orphan, number) })
 		select {
 		case <-changed:
 		case <-term.Yield:
@@ -131,23 +135,33 @@ func (u *unit) begin(term schedules.Term) (number int) {
 	if term.Orphan {
 		role = Orphan
 	}
-	u.update(func(s *State) {
-		u.term++
-		number = u.term
-		s.Role = role
-	})
+	u.terms.Lock()
+	defer u.terms.Unlock()
+	u.begun++
+	u.active = u.begun
+	u.update(func(s *State) { s.Role = role })
 	u.s.o.Log.Info("working for the cluster", "cluster", u.name, "role", string(role))
-	return number
+	return u.active
+}
+
+// in does what is to be told if that term lasts, and nothing otherwise; any term with 0.
+func (u *unit) in(term int, tell func()) {
+	u.terms.RLock()
+	defer u.terms.RUnlock()
+	if u.active != 0 && (term == 0 || term == u.active) {
+		tell()
+	}
 }
 
 // finish ends a term, if no newer one has begun.
 func (u *unit) finish(number int) {
-	u.mu.Lock()
-	last := u.term == number && u.state.Role != Follower
-	u.mu.Unlock()
-	if !last {
+	u.terms.Lock()
+	defer u.terms.Unlock()
+	if u.active != number {
 		return
 	}
+	u.active = 0
+	u.observed(nil)
 	u.s.alerts.forget(u.name)
 	u.update(func(s *State) { *s = State{Cluster: u.name, Role: Follower, Next: map[Kind]time.Time{}} })
 }
@@ -171,7 +185,7 @@ func (u *unit) current() State {
 }
 
 // generation follows the schedules of one configuration and watches, until stop is closed or ctx ends and its runs have ended.
-func (u *unit) generation(ctx context.Context, stop <-chan struct{}, c Cluster, orphan bool) {
+func (u *unit) generation(ctx context.Context, stop <-chan struct{}, c Cluster, orphan bool, term int) {
 	look := make(chan struct{}, 1) // asks for the stores to be looked at
 	triggers := map[Kind]chan struct{}{}
 	for kind := range c.Jobs {
@@ -189,13 +203,15 @@ func (u *unit) generation(ctx context.Context, stop <-chan struct{}, c Cluster, 
 				Advice: "remove the schedule, or start it by other means"})
 			continue
 		}
-		jobs = append(jobs, u.job(c, kind, job, orphan, triggers, look))
+		jobs = append(jobs, u.job(c, kind, job, orphan, term, triggers, look))
 	}
-	u.s.alerts.set(c.Name, "configuration", missing...)
-	u.update(func(s *State) { s.Next = map[Kind]time.Time{} })
+	u.in(term, func() {
+		u.s.alerts.set(c.Name, "configuration", missing...)
+		u.update(func(s *State) { s.Next = map[Kind]time.Time{} })
+	})
 	var group sync.WaitGroup
-	group.Go(func() { u.watch(ctx, stop, c) })
-	group.Go(func() { u.account(ctx, stop, c, look) })
+	group.Go(func() { u.watch(ctx, stop, c, term) })
+	group.Go(func() { u.account(ctx, stop, c, term, look) })
 	scheduler := schedules.Scheduler{Gate: u.s.gate, Log: u.s.o.Log, Now: u.s.o.Now}
 	scheduler.Run(ctx, stop, jobs)
 	group.Wait()

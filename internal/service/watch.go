@@ -24,14 +24,16 @@ const (
 )
 
 // watch observes the cluster until stop is closed or ctx ends.
-func (u *unit) watch(ctx context.Context, stop <-chan struct{}, c Cluster) {
+func (u *unit) watch(ctx context.Context, stop <-chan struct{}, c Cluster, term int) {
 	if c.Watch == nil {
 		return
 	}
 	const source = "watch"
 	watcher, closeWatcher, err := c.Watch()
 	if err != nil {
-		u.s.alerts.set(c.Name, source, Problem{Name: "access", Severity: Unknown, What: "cluster " + c.Name + " cannot be watched: " + err.Error()})
+		u.in(term, func() {
+			u.s.alerts.set(c.Name, source, Problem{Name: "access", Severity: Unknown, What: "cluster " + c.Name + " cannot be watched: " + err.Error()})
+		})
 		return
 	}
 	defer closeWatcher()
@@ -50,8 +52,13 @@ func (u *unit) watch(ctx context.Context, stop <-chan struct{}, c Cluster) {
 		case err != nil:
 			u.s.o.Log.Warn("the cluster could not be observed", "cluster", c.Name, "error", err)
 		default:
-			u.s.alerts.set(c.Name, source, o.Problems...)
-			u.observed(o.Detail)
+			u.in(term, func() {
+				u.s.alerts.set(c.Name, source, o.Problems...)
+				u.observed(o.Detail)
+				if o.Tell != nil {
+					o.Tell()
+				}
+			})
 			if o.Seen != nil && (highest == nil || o.Seen.Revision >= highest.Revision || o.Seen.ClusterID != highest.ClusterID) {
 				highest = o.Seen
 			}
@@ -114,11 +121,11 @@ func (u *unit) record(ctx context.Context, c Cluster, seen catalog.Seen, now tim
 }
 
 // account lists the stores now, whenever it is asked to, and from time to time.
-func (u *unit) account(ctx context.Context, stop <-chan struct{}, c Cluster, look <-chan struct{}) {
+func (u *unit) account(ctx context.Context, stop <-chan struct{}, c Cluster, term int, look <-chan struct{}) {
 	tick := time.NewTicker(accountEvery)
 	defer tick.Stop()
 	for {
-		u.list(ctx, c)
+		u.list(ctx, c, term)
 		select {
 		case <-ctx.Done():
 			return
@@ -130,7 +137,7 @@ func (u *unit) account(ctx context.Context, stop <-chan struct{}, c Cluster, loo
 	}
 }
 
-func (u *unit) list(ctx context.Context, c Cluster) {
+func (u *unit) list(ctx context.Context, c Cluster, term int) {
 	leave, err := u.s.small.Enter(ctx, "listings")
 	if err != nil {
 		return
@@ -150,8 +157,10 @@ func (u *unit) list(ctx context.Context, c Cluster) {
 	for _, e := range repository.StoreErrors(errors.Join(err, holdsErr)) {
 		stored.StoreErr[e.Store] = e.Err
 	}
-	if c.Judge != nil {
-		u.s.alerts.set(c.Name, "stored", c.Judge(stored.At, *stored, holds, holdsErr)...)
-	}
-	u.update(func(s *State) { s.Stored, s.Held = stored, len(holds) > 0 })
+	u.in(term, func() {
+		if c.Judge != nil {
+			u.s.alerts.set(c.Name, "stored", c.Judge(stored.At, *stored, holds, holdsErr)...)
+		}
+		u.update(func(s *State) { s.Stored, s.Held = stored, len(holds) > 0 })
+	})
 }
