@@ -264,7 +264,7 @@ func (x *execution) openLine(ctx context.Context) error {
 	}
 	parent := x.plan.Source.Line
 	return x.Repository.OpenLine(ctx, catalog.Line{Format: catalog.Format, Line: catalog.NewID(catalog.KindLine), Cluster: x.Cluster,
-		ClusterID: x.plan.Prepared.ClusterID, Time: x.Now().UTC().Truncate(time.Second), FirstRevision: x.plan.Prepared.Revision,
+		ClusterID: x.plan.Prepared.ClusterID, Time: catalog.OpenTime(lines, x.Now()), FirstRevision: x.plan.Prepared.Revision,
 		RaftTerm: x.raftTerm, Parent: parent, ParentKnown: parent != "", Reason: fmt.Sprintf("%s of %s", x.plan.Kind, x.plan.Source.ID),
 		Run: x.plan.Run, Source: catalog.LineRestore})
 }

@@ -100,6 +100,18 @@ func SortLines(lines []Line) {
 	})
 }
 
+// OpenTime is the time of a line that is opened at t after all of lines: in whole seconds, and later than any of theirs, so that
+// the order holds also within one second, and when clocks of machines differ.
+func OpenTime(lines []Line, t time.Time) time.Time {
+	t = t.UTC().Truncate(time.Second)
+	for _, l := range lines {
+		if !t.After(l.Time) {
+			t = l.Time.Add(time.Second)
+		}
+	}
+	return t
+}
+
 // Current returns the line that was opened last, imports left aside.
 func Current(lines []Line) (Line, bool) {
 	lines = slices.Clone(lines)
@@ -149,7 +161,7 @@ func Continue(lines []Line, newest map[string]Seen, observed Seen) (line string,
 		return own.Line, nil, rivals(lines, newest, *own)
 	}
 	open = &Line{
-		Format: Format, ClusterID: observed.ClusterID, Time: observed.Time.UTC().Truncate(time.Second),
+		Format: Format, ClusterID: observed.ClusterID, Time: OpenTime(lines, observed.Time),
 		FirstRevision: observed.Revision, RaftTerm: observed.RaftTerm, Reason: reason, Source: LineLive,
 	}
 	switch {

@@ -202,3 +202,18 @@ func TestParseLine(t *testing.T) {
 		t.Errorf("a newer format: %v", err)
 	}
 }
+
+// Two lines of one second, or of machines whose clocks differ, must keep their order: the last one opened is current.
+func TestOpenTimeKeepsTheOrder(t *testing.T) {
+	now := time.Date(2026, 11, 22, 5, 55, 0, 700_000_000, time.UTC)
+	for name, c := range map[string]struct{ newest, want time.Time }{
+		"long after":           {now.Add(-time.Hour), now.Truncate(time.Second)},
+		"in the same second":   {now.Truncate(time.Second), now.Truncate(time.Second).Add(time.Second)},
+		"by a clock that lags": {now.Truncate(time.Second).Add(time.Minute), now.Truncate(time.Second).Add(time.Minute + time.Second)},
+	} {
+		lines := []Line{{Line: "lnewest", Time: c.newest}, {Line: "lolder", Time: now.Add(-48 * time.Hour)}}
+		if got := OpenTime(lines, now); !got.Equal(c.want) {
+			t.Errorf("%s: opened at %s, want %s", name, got, c.want)
+		}
+	}
+}
