@@ -270,6 +270,9 @@ func (h *Host) start(ctx context.Context, p *place) error {
 		}
 	}
 	u, err := p.inUse(ctx)
+	if err == nil && !u.active && len(u.processes) == 0 && len(u.ports) > 0 {
+		u, err = p.inUse(ctx) // the member itself, perhaps: started by somebody else while this looked, it shows by its port first
+	}
 	if err != nil {
 		return err
 	}
