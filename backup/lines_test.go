@@ -120,7 +120,11 @@ func TestBackupsInQuickSuccession(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				if _, err := admin.Put(t.Context(), "/busy", "x"); err != nil {
+				err := etcdtest.Retried(t.Context(), func() error {
+					_, err := admin.Put(t.Context(), "/busy", "x")
+					return err
+				})
+				if err != nil {
 					return
 				}
 			}

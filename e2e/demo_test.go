@@ -17,7 +17,7 @@ func TestDemo(t *testing.T) {
 	d := newDemo(t)
 	begun := time.Now()
 	r := d.start(t, "demo", "-o", "json").wait(t).exits(t, exitOK)
-	if took := time.Since(begun); took > time.Minute {
+	if took := time.Since(begun); took > 3*time.Minute { // a minute is promised when nothing else runs
 		t.Errorf("it took %v", took)
 	}
 	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")

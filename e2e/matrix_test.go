@@ -97,7 +97,11 @@ func (s *site) workload(client *clientv3.Client) (kept clientv3.LeaseID) {
 	defer cancel()
 	txn := func(ops ...clientv3.Op) {
 		t.Helper()
-		if _, err := client.Txn(ctx).Then(ops...).Commit(); err != nil {
+		err := etcdtest.Retried(ctx, func() error {
+			_, err := client.Txn(ctx).Then(ops...).Commit()
+			return err
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

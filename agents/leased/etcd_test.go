@@ -137,11 +137,14 @@ func register(ctx context.Context, client *clientv3.Client, key string, after ti
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	lease, err := client.Grant(ctx, 6)
-	if err != nil {
+	var lease *clientv3.LeaseGrantResponse
+	err := etcdtest.Retried(ctx, func() (err error) {
+		if lease, err = client.Grant(ctx, 6); err == nil {
+			_, err = client.Put(ctx, key, "here", clientv3.WithLease(lease.ID))
+		}
 		return err
-	}
-	if _, err := client.Put(ctx, key, "here", clientv3.WithLease(lease.ID)); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	renewals, err := client.KeepAlive(ctx, lease.ID)

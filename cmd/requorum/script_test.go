@@ -83,8 +83,10 @@ func healthy(ts *testscript.TestScript, _ bool, args []string) {
 
 func put(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(withClient(args[0], func(ctx context.Context, c *clientv3.Client) error {
-		_, err := c.Put(ctx, args[1], args[2])
-		return err
+		return etcdtest.Retried(ctx, func() error {
+			_, err := c.Put(ctx, args[1], args[2])
+			return err
+		})
 	}))
 }
 

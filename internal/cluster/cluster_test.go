@@ -186,7 +186,7 @@ func TestMembersThatAreNotToBeChosen(t *testing.T) {
 	t.Cleanup(func() { paused.Resume(t) })
 	admin := servers.Client(t, leader.ClientURL)
 
-	within(t, 7*time.Second, func() {
+	within(t, 30*time.Second, func() {
 		usable, rejected := cluster.Choose(status(t, c))
 		if len(usable) != 2 || usable[0].Name != followers[1].Name || usable[1].Name != leader.Name {
 			t.Errorf("chosen %+v", usable)
@@ -202,7 +202,7 @@ func TestMembersThatAreNotToBeChosen(t *testing.T) {
 			t.Errorf("the learner was rejected because %q", why[learner.ClientURL])
 		}
 	})
-	within(t, 7*time.Second, func() {
+	within(t, 30*time.Second, func() {
 		var stalled *cluster.Error
 		s, err := c.Snapshot(t.Context(), paused.ClientURL, time.Second)
 		if err == nil {
@@ -372,7 +372,7 @@ func TestTLS(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			c := dial(t, cluster.Options{Endpoints: []string{tc.endpoint}, TLS: tc.tls, DialTimeout: 3 * time.Second})
-			within(t, 9*time.Second, func() {
+			within(t, 30*time.Second, func() {
 				for range 2 { // the second time on a connection that has failed before
 					s := status(t, c)[0]
 					if !errors.Is(s.Err, cluster.ErrUnreachable) || !strings.Contains(s.Err.Error(), tc.want) || !strings.Contains(s.Err.Error(), tc.endpoint) {
@@ -466,7 +466,7 @@ func TestSnapshotStream(t *testing.T) {
 		}
 		proxy.Set(etcdtest.Fault{Stall: true})
 		defer proxy.Set(etcdtest.Fault{})
-		within(t, 5*time.Second, func() {
+		within(t, 30*time.Second, func() {
 			if _, err := io.Copy(io.Discard, s); !errors.Is(err, cluster.ErrStalled) {
 				t.Errorf("a stalled stream ended with %v", err)
 			}

@@ -32,7 +32,11 @@ func workload(t testing.TB, c *clientv3.Client, rnd *rand.Rand, steps int) {
 	ctx := t.Context()
 	var leases []clientv3.LeaseID
 	for range 4 {
-		l, err := c.Grant(ctx, int64(600+rnd.IntN(3600)))
+		var l *clientv3.LeaseGrantResponse
+		err := etcdtest.Retried(ctx, func() (err error) {
+			l, err = c.Grant(ctx, int64(600+rnd.IntN(3600)))
+			return err
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,8 +66,9 @@ func workload(t testing.TB, c *clientv3.Client, rnd *rand.Rand, steps int) {
 			_, err = c.Revoke(ctx, leases[0])
 			if err == nil {
 				var l *clientv3.LeaseGrantResponse
-				l, err = c.Grant(ctx, 900)
-				leases[0] = l.ID
+				if l, err = c.Grant(ctx, 900); err == nil {
+					leases[0] = l.ID
+				}
 			}
 		default:
 			var now *clientv3.GetResponse
@@ -74,7 +79,7 @@ func workload(t testing.TB, c *clientv3.Client, rnd *rand.Rand, steps int) {
 				}
 			}
 		}
-		if err != nil {
+		if err != nil && !etcdtest.Unavailable(err) {
 			t.Fatal(err)
 		}
 	}

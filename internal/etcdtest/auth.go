@@ -2,11 +2,13 @@ package etcdtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -30,23 +32,23 @@ func (c *Cluster) EnableAuth(t testing.TB, rootPassword string, users ...User) {
 }
 
 func enableAuth(ctx context.Context, client *clientv3.Client, rootPassword string, users []User) error {
-	if _, err := client.RoleAdd(ctx, "root"); err != nil {
+	if err := once(ctx, func() error { _, err := client.RoleAdd(ctx, "root"); return err }); err != nil {
 		return fmt.Errorf("add the role root: %w", err)
 	}
 	for _, u := range append([]User{{Name: "root", Password: rootPassword, Root: true}}, users...) {
-		if _, err := client.UserAdd(ctx, u.Name, u.Password); err != nil {
+		if err := once(ctx, func() error { _, err := client.UserAdd(ctx, u.Name, u.Password); return err }); err != nil {
 			return fmt.Errorf("add the user %s: %w", u.Name, err)
 		}
 		if u.Root {
-			if _, err := client.UserGrantRole(ctx, u.Name, "root"); err != nil {
+			if err := once(ctx, func() error { _, err := client.UserGrantRole(ctx, u.Name, "root"); return err }); err != nil {
 				return fmt.Errorf("grant root to %s: %w", u.Name, err)
 			}
 			continue
 		}
-		if _, err := client.RoleAdd(ctx, u.Name); err != nil {
+		if err := once(ctx, func() error { _, err := client.RoleAdd(ctx, u.Name); return err }); err != nil {
 			return fmt.Errorf("add the role %s: %w", u.Name, err)
 		}
-		if _, err := client.UserGrantRole(ctx, u.Name, u.Name); err != nil {
+		if err := once(ctx, func() error { _, err := client.UserGrantRole(ctx, u.Name, u.Name); return err }); err != nil {
 			return fmt.Errorf("grant the role %s: %w", u.Name, err)
 		}
 		for kind, prefixes := range map[clientv3.PermissionType][]string{
@@ -58,16 +60,26 @@ func enableAuth(ctx context.Context, client *clientv3.Client, rootPassword strin
 				if prefix == "" {
 					key, end = "\x00", "\x00"
 				}
-				if _, err := client.RoleGrantPermission(ctx, u.Name, key, end, kind); err != nil {
+				if err := once(ctx, func() error { _, err := client.RoleGrantPermission(ctx, u.Name, key, end, kind); return err }); err != nil {
 					return fmt.Errorf("grant %q to %s: %w", prefix, u.Name, err)
 				}
 			}
 		}
 	}
-	if _, err := client.AuthEnable(ctx); err != nil {
+	if err := once(ctx, func() error { _, err := client.AuthEnable(ctx); return err }); err != nil {
 		return fmt.Errorf("turn it on: %w", err)
 	}
 	return nil
+}
+
+// once is [Retried] for a request that fails when it is done twice.
+func once(ctx context.Context, request func() error) error {
+	asked := 0
+	err := Retried(ctx, func() error { asked++; return request() })
+	if asked > 1 && (errors.Is(err, rpctypes.ErrRoleAlreadyExist) || errors.Is(err, rpctypes.ErrUserAlreadyExist)) {
+		return nil
+	}
+	return err
 }
 
 // RaiseAlarm raises an alarm as if the member had found a reason for it.
@@ -76,8 +88,11 @@ func (c *Cluster) RaiseAlarm(t testing.TB, m *Member, alarm pb.AlarmType) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	id := m.ID(t)
-	_, err := pb.NewMaintenanceClient(c.Client(t).ActiveConnection()).Alarm(ctx,
-		&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: id, Alarm: alarm})
+	alarms := pb.NewMaintenanceClient(c.Client(t).ActiveConnection())
+	err := Retried(ctx, func() error {
+		_, err := alarms.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: id, Alarm: alarm})
+		return rpctypes.Error(err)
+	})
 	if err != nil {
 		t.Fatalf("raise %v for %s: %v", alarm, m.Name, err)
 	}

@@ -2,12 +2,14 @@ package etcdtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 )
@@ -80,7 +82,11 @@ func Fill(ctx context.Context, client *clientv3.Client, opt FillOptions) error {
 			for i := from; i < to; i++ {
 				puts = append(puts, clientv3.OpPut(opt.Key(i), opt.Value(i)))
 			}
-			if _, err := client.Txn(ctx).Then(puts...).Commit(); err != nil {
+			err := Retried(ctx, func() error {
+				_, err := client.Txn(ctx).Then(puts...).Commit()
+				return err
+			})
+			if err != nil {
 				return fmt.Errorf("put %s to %s: %w", opt.Key(from), opt.Key(to-1), err)
 			}
 			return nil
@@ -104,7 +110,11 @@ func Put(t testing.TB, client *clientv3.Client, key, value string, opts ...clien
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	resp, err := client.Put(ctx, key, value, opts...)
+	var resp *clientv3.PutResponse
+	err := Retried(ctx, func() (err error) {
+		resp, err = client.Put(ctx, key, value, opts...)
+		return err
+	})
 	if err != nil {
 		t.Fatalf("put %s: %v", key, err)
 	}
@@ -116,7 +126,11 @@ func Delete(t testing.TB, client *clientv3.Client, key string, opts ...clientv3.
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	resp, err := client.Delete(ctx, key, opts...)
+	var resp *clientv3.DeleteResponse
+	err := Retried(ctx, func() (err error) {
+		resp, err = client.Delete(ctx, key, opts...)
+		return err
+	})
 	if err != nil {
 		t.Fatalf("delete %s: %v", key, err)
 	}
@@ -129,7 +143,11 @@ func Lease(t testing.TB, client *clientv3.Client, ttl time.Duration, keys ...str
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	lease, err := client.Grant(ctx, int64(ttl/time.Second))
+	var lease *clientv3.LeaseGrantResponse
+	err := Retried(ctx, func() (err error) {
+		lease, err = client.Grant(ctx, int64(ttl/time.Second))
+		return err
+	})
 	if err != nil {
 		t.Fatalf("grant a lease of %v: %v", ttl, err)
 	}
@@ -144,7 +162,11 @@ func Revision(t testing.TB, client *clientv3.Client) int64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	resp, err := client.Get(ctx, "\x00")
+	var resp *clientv3.GetResponse
+	err := Retried(ctx, func() (err error) {
+		resp, err = client.Get(ctx, "\x00")
+		return err
+	})
 	if err != nil {
 		t.Fatalf("read the current revision: %v", err)
 	}
@@ -156,7 +178,11 @@ func Compact(t testing.TB, client *clientv3.Client, rev int64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if _, err := client.Compact(ctx, rev, clientv3.WithCompactPhysical()); err != nil {
+	err := Retried(ctx, func() error {
+		_, err := client.Compact(ctx, rev, clientv3.WithCompactPhysical())
+		return err
+	})
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) { // an attempt that was not answered may have done it
 		t.Fatalf("compact to %d: %v", rev, err)
 	}
 }

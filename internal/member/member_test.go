@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/requorum/requorum/internal/etcdtest"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -176,7 +177,12 @@ func TestCluster(t *testing.T) {
 	if members[1].Err() != nil {
 		t.Errorf("a killed member has error %v", members[1].Err())
 	}
-	if _, err := client(t, members[0]).Put(ctx, "k", "w"); err != nil {
+	c := client(t, members[0])
+	err = etcdtest.Retried(ctx, func() error { // the one that was killed may have been the leader
+		_, err := c.Put(ctx, "k", "w")
+		return err
+	})
+	if err != nil {
 		t.Errorf("put with one of three members killed: %v", err)
 	}
 }
