@@ -17,7 +17,8 @@ import (
 	"github.com/requorum/requorum/internal/etcdtest"
 )
 
-// serve tells people when a cluster goes down and when it is back, shows the same as metrics, and calls the heartbeat while backups succeed.
+// serve tells people when a cluster goes down and when it is back, shows the same as metrics, and calls the heartbeat while backups succeed. Whom it tells
+// may change with a reload.
 func TestServeTellsPeople(t *testing.T) {
 	t.Parallel()
 	etcd := etcdtest.StartCluster(t, etcdtest.Options{Members: 1})
@@ -27,13 +28,19 @@ func TestServeTellsPeople(t *testing.T) {
 		Problems, Recovered []problem
 	}
 	var mu sync.Mutex
-	var beats int
+	var beats, oldBeats int
 	var messages []message
 	people := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		mu.Lock()
 		defer mu.Unlock()
 		switch r.URL.Path {
+		case "/before-hook-s3cret":
+			if beats >= 2 {
+				t.Errorf("who was replaced with a reload is told: %s", body)
+			}
+		case "/before-beat-s3cret":
+			oldBeats++
 		case "/beat-s3cret":
 			beats++
 		case "/hook-s3cret":
@@ -58,26 +65,30 @@ func TestServeTellsPeople(t *testing.T) {
 	}
 
 	dir, port := t.TempDir(), etcdtest.FreePort(t)
-	for name, text := range map[string]string{
-		"beat": people.URL + "/beat-s3cret\n", "hook": people.URL + "/hook-s3cret\n",
-		"requorum.yaml": fmt.Sprintf(`clusters:
+	configure := func(to string) {
+		t.Helper()
+		for name, text := range map[string]string{
+			"beat" + to: people.URL + "/" + to + "beat-s3cret\n", "hook" + to: people.URL + "/" + to + "hook-s3cret\n",
+			"requorum.yaml": fmt.Sprintf(`clusters:
   dcs:
     endpoints: [%s]
     stores: [main]
     schedules: {snapshot: '@every 1s', deadline: 20s}
     thresholds: {observations: 1}
-    heartbeat: {url_file: beat}
+    heartbeat: {url_file: beat%s}
 stores: {main: {file: {path: store}}}
 spool_dir: spool
 allow_tmpfs_spool: true
 serve: {listen: '127.0.0.1:%d', watch: 1s}
-notify: {wait: 1s, to: [{webhook: {url_file: hook}}]}
-`, etcd.Endpoints()[0], port),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+notify: {wait: 1s, to: [{webhook: {url_file: hook%[2]s}}]}
+`, etcd.Endpoints()[0], to, port),
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	configure("before-")
 	start(t, dir, nil, "config", "check").wait(t).exits(t, exitOK)
 	c := start(t, dir, nil, "serve")
 	shows := func(line string) func() bool {
@@ -91,7 +102,10 @@ notify: {wait: 1s, to: [{webhook: {url_file: hook}}]}
 			return err == nil && strings.Contains(string(text), line)
 		}
 	}
-	until(t, "two heartbeats", func() bool { mu.Lock(); defer mu.Unlock(); return beats >= 2 })
+	until(t, "a heartbeat", func() bool { mu.Lock(); defer mu.Unlock(); return oldBeats > 0 })
+	configure("")
+	c.signal(t, syscall.SIGHUP)
+	until(t, "two heartbeats where the reload wants them", func() bool { mu.Lock(); defer mu.Unlock(); return beats >= 2 })
 	until(t, "backups as metrics", shows(`requorum_backup_last_timestamp_seconds{cluster="dcs"}`))
 
 	etcd.Kill(t)

@@ -52,7 +52,7 @@ func (a *app) configCheck(ctx context.Context, offline bool) error {
 	if cfg != nil {
 		problems = append(problems, cfg.CheckFiles(time.Now())...)
 		var receivers config.Problems
-		if _, notifyErr := notified(cfg); err == nil && errors.As(notifyErr, &receivers) {
+		if _, notifyErr := listening(cfg, listeners{}); err == nil && errors.As(notifyErr, &receivers) {
 			problems = append(problems, receivers...)
 		}
 		if !offline {

@@ -3,18 +3,42 @@ package main
 import (
 	"crypto/tls"
 	"fmt"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/requorum/requorum/internal/config"
 	people "github.com/requorum/requorum/internal/notify"
 )
 
-// notified are the receivers of a configuration. What is wrong with them is said all at once, as for any other key.
-func notified(cfg *config.Config) ([]people.Target, error) {
-	var targets []people.Target
+// listeners are those whom a configuration wants told.
+type listeners struct {
+	people.Audience
+	receivers []config.Receiver           // what Targets were made of, in the same order
+	beats     map[string]config.SecretURL // what Heartbeats were made of, by cluster
+}
+
+// listening are the listeners of a configuration. Those of the one before that are the same are taken over, so that they go on and know what they were
+// told. What is wrong is said all at once, as for any other key.
+func listening(cfg *config.Config, before listeners) (listeners, error) {
+	now := listeners{Audience: people.Audience{Wait: time.Duration(cfg.Notify.Wait), Repeat: time.Duration(cfg.Notify.Repeat)}, beats: map[string]config.SecretURL{}}
 	var problems config.Problems
+	var taken []int
 	for i, r := range cfg.Notify.To {
 		key := fmt.Sprintf("notify.to[%d]", i)
+		old := -1
+		for j, was := range before.receivers {
+			if !slices.Contains(taken, j) && reflect.DeepEqual(r, was) && (r.Email == nil || r.Email.CA == "") { // a CA is read when a receiver is made
+				old = j
+				break
+			}
+		}
+		now.receivers = append(now.receivers, r)
+		if old >= 0 {
+			taken = append(taken, old)
+			now.Targets = append(now.Targets, before.Targets[old])
+			continue
+		}
 		receiver, at, err := newReceiver(r)
 		if err != nil {
 			p := cfg.At(key + "." + at)
@@ -22,12 +46,24 @@ func notified(cfg *config.Config) ([]people.Target, error) {
 			problems = append(problems, p)
 			continue
 		}
-		targets = append(targets, people.Target{Name: key, Receiver: receiver, Severity: string(r.Severity), Clusters: r.Clusters})
+		now.Targets = append(now.Targets, people.Target{Name: key, Receiver: receiver, Severity: string(r.Severity), Clusters: r.Clusters})
 	}
 	if len(problems) > 0 {
-		return nil, problems
+		return listeners{}, problems
 	}
-	return targets, nil
+	for _, cl := range cfg.Sorted() {
+		if cl.Heartbeat == nil {
+			continue
+		}
+		now.beats[cl.Name] = *cl.Heartbeat
+		beat := people.Heartbeat{Name: "clusters." + cl.Name + ".heartbeat", Cluster: cl.Name, Receiver: people.NewBeat(cl.Heartbeat.Read)}
+		if was, ok := before.beats[cl.Name]; ok && reflect.DeepEqual(was, *cl.Heartbeat) {
+			i := slices.IndexFunc(before.Heartbeats, func(h people.Heartbeat) bool { return h.Cluster == cl.Name })
+			beat = before.Heartbeats[i]
+		}
+		now.Heartbeats = append(now.Heartbeats, beat)
+	}
+	return now, nil
 }
 
 // newReceiver makes a receiver; at is the key that an error is about.
@@ -51,34 +87,4 @@ func newReceiver(r config.Receiver) (receiver people.Receiver, at string, err er
 		return receiver, "email", err
 	}
 	return nil, "", fmt.Errorf("a receiver of no known kind")
-}
-
-// heartbeats are the URLs to call after each backup.
-func heartbeats(cfg *config.Config) []people.Heartbeat {
-	var all []people.Heartbeat
-	for _, cl := range cfg.Sorted() {
-		if cl.Heartbeat != nil {
-			all = append(all, people.Heartbeat{Name: "clusters." + cl.Name + ".heartbeat", Cluster: cl.Name, Receiver: people.NewBeat(cl.Heartbeat.Read)})
-		}
-	}
-	return all
-}
-
-// beats are the heartbeats by cluster, to see whether they changed.
-func beats(cfg *config.Config) map[string]*config.SecretURL {
-	all := map[string]*config.SecretURL{}
-	for name, cl := range cfg.Clusters {
-		all[name] = cl.Heartbeat
-	}
-	return all
-}
-
-// newNotifier tells people what the configuration wants them to know.
-func (a *app) newNotifier(cfg *config.Config, sent func(kind string, ok bool)) (*people.Notifier, error) {
-	targets, err := notified(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return people.New(people.Options{Targets: targets, Heartbeats: heartbeats(cfg), Host: hostname(), Wait: time.Duration(cfg.Notify.Wait),
-		Repeat: time.Duration(cfg.Notify.Repeat), Sent: sent, Log: a.log()}), nil
 }

@@ -159,8 +159,9 @@ func (a *app) steer(ctx context.Context, svc *service.Service, cfg *config.Confi
 func (a *app) reload(ctx context.Context, svc *service.Service, running *config.Config, tell *telling) {
 	cfg, err := a.load()
 	var clusters []service.Cluster
+	var heard listeners
 	if err == nil {
-		_, err = notified(cfg)
+		heard, err = listening(cfg, tell.listeners)
 	}
 	if err == nil {
 		clusters, err = a.served(ctx, cfg, tell)
@@ -175,12 +176,13 @@ func (a *app) reload(ctx context.Context, svc *service.Service, running *config.
 	before := running.Serve
 	before.Watch = cfg.Serve.Watch          // holds at once
 	cfg.Serve.Listen = running.Serve.Listen // which --listen may have said
-	if !reflect.DeepEqual(cfg.Serve, before) || !reflect.DeepEqual(cfg.Election, running.Election) || !reflect.DeepEqual(cfg.Notify, running.Notify) || !reflect.DeepEqual(beats(cfg), beats(running)) {
-		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "serve, election, notify or a heartbeat has changed in the configuration: that holds from the next start on",
+	if !reflect.DeepEqual(cfg.Serve, before) || !reflect.DeepEqual(cfg.Election, running.Election) {
+		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "serve or election has changed in the configuration: that holds from the next start on",
 			Advice: "restart serve when it suits"})
 	} else {
 		svc.Clear("restart")
 	}
+	tell.listen(heard)
 	tell.configure(cfg)
 	svc.Apply(clusters)
 	a.log().Info("the configuration is reloaded", "clusters", len(clusters))

@@ -21,6 +21,8 @@ type telling struct {
 	metrics *metrics.Metrics
 	people  *people.Notifier
 
+	listeners listeners // of the configuration in use; one goroutine reloads
+
 	mu    sync.Mutex
 	asked map[string]config.Cluster // by name, for what they ask for
 }
@@ -28,9 +30,10 @@ type telling struct {
 func newTelling(a *app, cfg *config.Config) (*telling, error) {
 	t := &telling{metrics: metrics.New(version, thisVersion().Commit)}
 	var err error
-	if t.people, err = a.newNotifier(cfg, t.metrics.Notified); err != nil {
+	if t.listeners, err = listening(cfg, listeners{}); err != nil {
 		return nil, err
 	}
+	t.people = people.New(people.Options{Audience: t.listeners.Audience, Host: hostname(), Sent: t.metrics.Notified, Log: a.log()})
 	t.configure(cfg)
 	t.metrics.Reloaded(true, time.Now())
 	return t, nil
@@ -38,6 +41,12 @@ func newTelling(a *app, cfg *config.Config) (*telling, error) {
 
 // run tells until ctx ends, and what was still to be told before it returns.
 func (t *telling) run(ctx context.Context) { t.people.Run(ctx) }
+
+// listen tells others from now on.
+func (t *telling) listen(l listeners) {
+	t.listeners = l
+	t.people.Replace(l.Audience)
+}
 
 // configure takes what the configuration asks for.
 func (t *telling) configure(cfg *config.Config) {

@@ -53,7 +53,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.What }
 
-// A Target is a receiver and what it wants to know.
+// A Target is a receiver and what it wants to know. Of one Receiver there is one target.
 type Target struct {
 	Name     string // for logs: the key in the configuration
 	Receiver Receiver
@@ -72,14 +72,19 @@ type Heartbeat struct {
 	Receiver Receiver
 }
 
-// Options say whom to tell, and how patiently.
-type Options struct {
+// An Audience is whom to tell, and how patiently.
+type Audience struct {
 	Targets    []Target
 	Heartbeats []Heartbeat
-	Host       string // of this replica, for messages
 
 	Wait   time.Duration // how long problems are gathered into one message; 0: not at all
 	Repeat time.Duration // after which what still stands is told again; 0: never
+}
+
+// Options say how to tell.
+type Options struct {
+	Audience
+	Host string // of this replica, for messages
 
 	// Sent is told of each message and heartbeat that was taken or, after the last attempt, was not. Calls may
 	// come at once. May be nil.
@@ -100,14 +105,19 @@ const (
 
 type key struct{ cluster, name string }
 
-// A Notifier knows what stands and tells the targets. Its methods may be called at once and never wait for a receiver.
+// A Notifier knows what stands and tells the audience. Its methods may be called at once and never wait for a receiver.
 type Notifier struct {
-	o Options
+	host string
+	sent func(kind string, ok bool)
+	log  *slog.Logger
 
 	mu       sync.Mutex
 	standing map[key]*standing
-	changed  []chan struct{} // for each target: something may be to be told
-	beats    []chan struct{} // for each heartbeat
+	wait     time.Duration // of the audience, and so on
+	repeat   time.Duration
+	tellers  []*teller
+	beaters  []*beater
+	replaced chan struct{} // closed when the audience is another one
 }
 
 type standing struct {
@@ -117,20 +127,47 @@ type standing struct {
 
 // New returns a notifier. Nothing is sent before Run.
 func New(o Options) *Notifier {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	n := &Notifier{host: o.Host, sent: o.Sent, log: o.Log, standing: map[key]*standing{}, replaced: make(chan struct{})}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
 	}
-	if o.Sent == nil {
-		o.Sent = func(string, bool) {}
+	if n.sent == nil {
+		n.sent = func(string, bool) {}
 	}
-	n := &Notifier{o: o, standing: map[key]*standing{}}
-	for range o.Targets {
-		n.changed = append(n.changed, make(chan struct{}, 1))
-	}
-	for range o.Heartbeats {
-		n.beats = append(n.beats, make(chan struct{}, 1))
-	}
+	n.Replace(o.Audience)
 	return n
+}
+
+// Replace brings in another audience, while Run lasts too. A target or heartbeat whose Receiver was there before goes on as it was, and knows what it
+// was told; a new one is told all that stands; one that is gone is told once more what it does not know yet.
+func (n *Notifier) Replace(a Audience) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.wait, n.repeat = a.Wait, a.Repeat
+	var tellers []*teller
+	for _, t := range a.Targets {
+		i := slices.IndexFunc(n.tellers, func(old *teller) bool { return old.Receiver == t.Receiver })
+		if i < 0 {
+			tellers = append(tellers, &teller{n: n, Target: t, told: map[key]told{}, changed: make(chan struct{}, 1)})
+		} else {
+			tellers = append(tellers, n.tellers[i])
+		}
+	}
+	var beaters []*beater
+	for _, h := range a.Heartbeats {
+		i := slices.IndexFunc(n.beaters, func(old *beater) bool { return old.Receiver == h.Receiver })
+		if i < 0 {
+			beaters = append(beaters, &beater{n: n, Heartbeat: h, due: make(chan struct{}, 1)})
+		} else {
+			beaters = append(beaters, n.beaters[i])
+		}
+	}
+	n.tellers, n.beaters = tellers, beaters
+	for _, t := range tellers { // of what stands, and of other waits
+		signal(t.changed)
+	}
+	close(n.replaced)
+	n.replaced = make(chan struct{})
 }
 
 // Problem says that a problem stands: a new one, or one whose words or severity changed.
@@ -172,8 +209,8 @@ func (n *Notifier) change(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f()
-	for _, c := range n.changed {
-		signal(c)
+	for _, t := range n.tellers {
+		signal(t.changed)
 	}
 }
 
@@ -187,9 +224,11 @@ func signal(c chan struct{}) {
 
 // Beat says that a backup of the cluster succeeded.
 func (n *Notifier) Beat(cluster string) {
-	for i, h := range n.o.Heartbeats {
-		if h.Cluster == cluster {
-			signal(n.beats[i])
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, b := range n.beaters {
+		if b.Cluster == cluster {
+			signal(b.due)
 		}
 	}
 }
@@ -197,22 +236,68 @@ func (n *Notifier) Beat(cluster string) {
 // Run delivers until ctx ends. What is not told by then is tried once more, for a few seconds.
 func (n *Notifier) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for i, t := range n.o.Targets {
-		wg.Go(func() { (&teller{n: n, Target: t, told: map[key]told{}}).run(ctx, n.changed[i]) })
-	}
-	for i, h := range n.o.Heartbeats {
-		wg.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-n.beats[i]:
-				}
-				n.deliver(ctx, h.Name, h.Receiver, Message{Time: time.Now()})
+	defer wg.Wait()
+	running := map[runner]context.CancelFunc{}
+	for {
+		n.mu.Lock()
+		wanted := map[runner]bool{}
+		for _, t := range n.tellers {
+			wanted[t] = true
+		}
+		for _, b := range n.beaters {
+			wanted[b] = true
+		}
+		replaced := n.replaced
+		n.mu.Unlock()
+		for r, leave := range running {
+			if !wanted[r] {
+				leave()
+				delete(running, r)
 			}
-		})
+		}
+		for r := range wanted {
+			if running[r] == nil {
+				own, leave := context.WithCancel(ctx)
+				running[r] = leave
+				wg.Go(func() {
+					defer leave()
+					r.run(own)
+				})
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-replaced:
+		}
 	}
-	wg.Wait()
+}
+
+func (n *Notifier) patience() (wait, repeat time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.wait, n.repeat
+}
+
+// A runner serves one receiver until ctx ends.
+type runner interface{ run(ctx context.Context) }
+
+// A beater calls one heartbeat whenever it is due.
+type beater struct {
+	n *Notifier
+	Heartbeat
+	due chan struct{}
+}
+
+func (b *beater) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.due:
+		}
+		b.n.deliver(ctx, b.Name, b.Receiver, Message{Time: time.Now()})
+	}
 }
 
 // deliver tries a few times and says whether the message was taken.
@@ -221,7 +306,7 @@ func (n *Notifier) deliver(ctx context.Context, name string, r Receiver, m Messa
 	for attempt := 1; ; attempt++ {
 		err := send(ctx, r, m)
 		if err == nil {
-			n.o.Sent(r.Kind(), true)
+			n.sent(r.Kind(), true)
 			return true
 		}
 		if ctx.Err() != nil {
@@ -229,8 +314,8 @@ func (n *Notifier) deliver(ctx context.Context, name string, r Receiver, m Messa
 		}
 		e, known := errors.AsType[*Error](err)
 		if attempt == attempts || known && e.Permanent {
-			n.o.Sent(r.Kind(), false)
-			n.o.Log.Error("a notification was not taken", "receiver", name, "attempts", attempt, "error", err)
+			n.sent(r.Kind(), false)
+			n.log.Error("a notification was not taken", "receiver", name, "attempts", attempt, "error", err)
 			return false
 		}
 		pause := wait

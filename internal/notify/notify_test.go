@@ -92,7 +92,7 @@ func after(d time.Duration) {
 
 func TestGroupedOnceAndRecovered(t *testing.T) {
 	f := &fake{}
-	run(t, Options{Targets: []Target{{Receiver: f}}, Wait: 30 * time.Second, Repeat: 12 * time.Hour}, func(n *Notifier) {
+	run(t, Options{Audience: Audience{Targets: []Target{{Receiver: f}}, Wait: 30 * time.Second, Repeat: 12 * time.Hour}}, func(n *Notifier) {
 		expect := func(want string) {
 			t.Helper()
 			if got := f.took(); got != want {
@@ -139,7 +139,7 @@ func TestGroupedOnceAndRecovered(t *testing.T) {
 
 func TestTargetsWantDifferentThings(t *testing.T) {
 	all, critical, lab := &fake{}, &fake{}, &fake{}
-	run(t, Options{Targets: []Target{{Receiver: all}, {Receiver: critical, Severity: "critical"}, {Receiver: lab, Clusters: []string{"lab"}}}}, func(n *Notifier) {
+	run(t, Options{Audience: Audience{Targets: []Target{{Receiver: all}, {Receiver: critical, Severity: "critical"}, {Receiver: lab, Clusters: []string{"lab"}}}}}, func(n *Notifier) {
 		n.Problem(problem("dcs", "lag", "warning"))
 		after(time.Second)
 		n.Problem(problem("", "reload_refused", "warning"))
@@ -165,7 +165,7 @@ func TestOutageOfAReceiver(t *testing.T) {
 	f, other := &fake{err: &Error{What: "down"}}, &fake{}
 	sent := map[bool]int{}
 	var mu sync.Mutex
-	o := Options{Targets: []Target{{Receiver: f}, {Receiver: other}}, Sent: func(_ string, ok bool) {
+	o := Options{Audience: Audience{Targets: []Target{{Receiver: f}, {Receiver: other}}}, Sent: func(_ string, ok bool) {
 		mu.Lock()
 		defer mu.Unlock()
 		sent[ok]++
@@ -204,7 +204,7 @@ func TestOutageOfAReceiver(t *testing.T) {
 
 func TestReceiversAskedWaitIsKept(t *testing.T) {
 	f := &fake{err: &Error{What: "slow down", Wait: 40 * time.Second}}
-	run(t, Options{Targets: []Target{{Receiver: f}}}, func(n *Notifier) {
+	run(t, Options{Audience: Audience{Targets: []Target{{Receiver: f}}}}, func(n *Notifier) {
 		n.Problem(problem("dcs", "rpo", "critical"))
 		after(39 * time.Second)
 		if tries := f.tried(); tries != 1 {
@@ -220,7 +220,7 @@ func TestReceiversAskedWaitIsKept(t *testing.T) {
 // Another replica takes over: what stands is its to tell, and nothing is called recovered that is not.
 func TestForget(t *testing.T) {
 	f := &fake{}
-	run(t, Options{Targets: []Target{{Receiver: f}}, Repeat: time.Hour}, func(n *Notifier) {
+	run(t, Options{Audience: Audience{Targets: []Target{{Receiver: f}}, Repeat: time.Hour}}, func(n *Notifier) {
 		n.Problem(problem("dcs", "rpo", "critical"))
 		n.Problem(problem("lab", "rpo", "critical"))
 		after(time.Second)
@@ -240,7 +240,7 @@ func TestForget(t *testing.T) {
 
 func TestLastWords(t *testing.T) {
 	f := &fake{}
-	run(t, Options{Targets: []Target{{Receiver: f}}, Wait: time.Hour}, func(n *Notifier) {
+	run(t, Options{Audience: Audience{Targets: []Target{{Receiver: f}}, Wait: time.Hour}}, func(n *Notifier) {
 		n.Problem(problem("dcs", "rpo", "critical"))
 		after(time.Second)
 	})
@@ -251,7 +251,7 @@ func TestLastWords(t *testing.T) {
 
 func TestHeartbeats(t *testing.T) {
 	dcs, lab := &fake{err: errors.New("down")}, &fake{}
-	run(t, Options{Heartbeats: []Heartbeat{{Cluster: "dcs", Receiver: dcs}, {Cluster: "lab", Receiver: lab}}}, func(n *Notifier) {
+	run(t, Options{Audience: Audience{Heartbeats: []Heartbeat{{Cluster: "dcs", Receiver: dcs}, {Cluster: "lab", Receiver: lab}}}}, func(n *Notifier) {
 		n.Beat("dcs")
 		n.Beat("nobody")
 		after(time.Second)
@@ -262,6 +262,48 @@ func TestHeartbeats(t *testing.T) {
 		after(10 * time.Second)
 		if n := len(dcs.all()); n != 1 {
 			t.Errorf("a heartbeat that failed was called with success %d times", n)
+		}
+	})
+}
+
+// A reload changes whom to tell while problems stand: who was told is not told again, who is new is told what stands, and who is gone hears nothing
+// more than what was waiting for him.
+func TestReplace(t *testing.T) {
+	kept, gone, fresh, oldBeat, newBeat := &fake{}, &fake{}, &fake{}, &fake{}, &fake{}
+	before := Audience{Targets: []Target{{Receiver: gone}, {Receiver: kept}}, Heartbeats: []Heartbeat{{Cluster: "dcs", Receiver: oldBeat}}, Wait: 10 * time.Second}
+	run(t, Options{Audience: before}, func(n *Notifier) {
+		n.Problem(problem("dcs", "rpo", "critical"))
+		after(time.Minute)
+		kept.took()
+		gone.took()
+		n.Problem(problem("lab", "lag", "warning"))
+		after(time.Second)
+		n.Replace(Audience{Targets: []Target{{Receiver: kept}, {Receiver: fresh}}, Heartbeats: []Heartbeat{{Cluster: "dcs", Receiver: newBeat}}, Repeat: time.Hour})
+		after(time.Minute)
+		n.Beat("dcs")
+		n.Over("dcs", "rpo")
+		after(time.Second)
+		n.Over("lab", "lag")
+		after(time.Second)
+		for who, c := range map[string]struct {
+			f    *fake
+			want string
+		}{
+			"who stays": {kept, "WARNING: lab: lag is wrong | RECOVERED: dcs: rpo is wrong | RECOVERED: lab: lag is wrong"},
+			"who comes": {fresh, "CRITICAL: 2 problems: dcs, lab | RECOVERED: dcs: rpo is wrong | RECOVERED: lab: lag is wrong"},
+			"who goes":  {gone, "WARNING: lab: lag is wrong"},
+		} {
+			if got := c.f.took(); got != c.want {
+				t.Errorf("%s was told %q, want %q", who, got, c.want)
+			}
+		}
+		if o, w := oldBeat.tried(), newBeat.tried(); o != 0 || w != 1 {
+			t.Errorf("the old heartbeat was called %d times, the new one %d times", o, w)
+		}
+		n.Problem(problem("dcs", "quorum", "critical"))
+		after(90 * time.Minute)
+		if got := kept.all(); len(got) != 2 || !got[1].Problems[0].Reminder {
+			t.Errorf("with the new time for reminders: %+v", got)
 		}
 	})
 }

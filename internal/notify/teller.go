@@ -11,7 +11,8 @@ import (
 type teller struct {
 	n *Notifier
 	Target
-	told map[key]told
+	told    map[key]told
+	changed chan struct{} // something may be to be told
 }
 
 // told is what a target knows of a problem.
@@ -21,7 +22,7 @@ type told struct {
 	times int
 }
 
-func (t *teller) run(ctx context.Context, changed <-chan struct{}) {
+func (t *teller) run(ctx context.Context) {
 	pause := shortPause
 	repeat := time.NewTimer(t.nextRepeat())
 	defer repeat.Stop()
@@ -30,14 +31,15 @@ func (t *teller) run(ctx context.Context, changed <-chan struct{}) {
 		case <-ctx.Done():
 			t.lastly(ctx)
 			return
-		case <-changed:
+		case <-t.changed:
 		case <-repeat.C:
 		}
 		if t.difference(time.Now()).empty() {
 			repeat.Reset(t.nextRepeat())
 			continue
 		}
-		if !sleep(ctx, t.n.o.Wait) { // for what else comes
+		wait, _ := t.n.patience()
+		if !sleep(ctx, wait) { // for what else comes
 			t.lastly(ctx)
 			return
 		}
@@ -69,9 +71,9 @@ func (t *teller) lastly(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
 	err := t.Receiver.Send(ctx, m)
-	t.n.o.Sent(t.Receiver.Kind(), err == nil)
+	t.n.sent(t.Receiver.Kind(), err == nil)
 	if err != nil {
-		t.n.o.Log.Error("a notification was not taken", "receiver", t.Name, "attempts", 1, "error", err)
+		t.n.log.Error("a notification was not taken", "receiver", t.Name, "attempts", 1, "error", err)
 	}
 }
 
@@ -79,7 +81,7 @@ func (t *teller) lastly(ctx context.Context) {
 func (t *teller) difference(now time.Time) Message {
 	t.n.mu.Lock()
 	defer t.n.mu.Unlock()
-	m := Message{Time: now.UTC(), Host: t.n.o.Host, Problems: []Told{}, Recovered: []Told{}}
+	m := Message{Time: now.UTC(), Host: t.n.host, Problems: []Told{}, Recovered: []Told{}}
 	for k, s := range t.n.standing {
 		if s.times == forgotten {
 			delete(t.told, k)
@@ -90,7 +92,7 @@ func (t *teller) difference(now time.Time) Message {
 		}
 		m.Standing++
 		known, ok := t.told[k]
-		again := ok && t.n.o.Repeat > 0 && now.Sub(known.at) >= t.n.o.Repeat
+		again := ok && t.n.repeat > 0 && now.Sub(known.at) >= t.n.repeat
 		if !ok || again || rank(s.Severity) > rank(known.Severity) {
 			m.Problems = append(m.Problems, Told{Problem: s.Problem, Times: s.times, Reminder: again})
 		}
@@ -122,11 +124,12 @@ func (t *teller) note(m Message) {
 // nextRepeat is how long until something is to be told again.
 func (t *teller) nextRepeat() time.Duration {
 	next := 365 * 24 * time.Hour // the timer must be set to something
-	if t.n.o.Repeat <= 0 {
+	_, repeat := t.n.patience()
+	if repeat <= 0 {
 		return next
 	}
 	for _, known := range t.told {
-		next = min(next, time.Until(known.at.Add(t.n.o.Repeat)))
+		next = min(next, time.Until(known.at.Add(repeat)))
 	}
 	return max(next, 0)
 }
