@@ -8,6 +8,7 @@
 //	snapshots/<line>/<time>-<revision>-<id>/{manifest.json,db.zst[.age],facts.json.zst[.age],verified-<time>,failed-<time>}
 //	runs/<time>-<kind>-<outcome>-<run>.json
 //	holds/<run>.json
+//	drills/<time>-<drill>.{json,html,sig}
 //
 // Times are UTC in [TimeLayout], revisions have 19 digits, ids are those of [NewID]. So keys sort by time, and a
 // listing alone says all that is needed to list backups and to decide about them.
