@@ -34,14 +34,33 @@ type Verdict struct {
 	Err     error `json:"-"`      // why it is still there
 }
 
-// An Expiry is what became of the backups and leftovers of a cluster.
+// Records are old records of runs in one store, and what became of them.
+type Records struct {
+	repository.Spent
+	Removed []catalog.Run
+	Err     error // why others are still there, or nil
+}
+
+// An Expiry is what became of the backups, leftovers and records of a cluster.
 type Expiry struct {
 	Verdicts []Verdict
 	Swept    []repository.Swept // in a dry run what would be swept, with no error
+	Records  []Records          // stores that have none to remove are left out; in a dry run what would be removed
 }
 
-// Expire applies the policy to each store by itself and then sweeps what uploads that never finished have left. A dry run only
-// says what it would do, and why.
+const (
+	// RecordsFor is how long the records of routine runs are kept; see [catalog.Spent].
+	RecordsFor = 90 * 24 * time.Hour
+	// recordsAtOnce is how many of them one run removes from a store at most: a first one must not take hours.
+	recordsAtOnce = 5000
+)
+
+// Expire applies the policy to each store by itself, sweeps what uploads that never finished have left, and removes what routine runs have recorded
+// more than RecordsFor ago. A dry run only says what it would do, and why.
+//
+// Records since the newest good backup of the current line stay however old they are, and so do all where there is none: they say which revisions the
+// cluster has served.
+// Where records may not be deleted, or are locked, they stay, which is no error.
 //
 // Whatever cannot be read - a listing, the lines, the holds - ends it before the first deletion: nothing is decided on a part. While
 // a restore is under way it is ErrHeld; a dry run goes on. A locked object is kept and no error. With ErrPartial the expiry is
@@ -81,12 +100,16 @@ func expire(ctx context.Context, policy catalog.Policy, dryRun bool, repo *repos
 			out.Verdicts = append(out.Verdicts, Verdict{Store: store, Decision: d})
 		}
 	}
+	spent, spentErr := spentRecords(ctx, repo, current.Line, snaps, now)
 	if dryRun {
 		leftovers, err := repo.Leftovers(ctx)
 		for _, l := range leftovers {
 			out.Swept = append(out.Swept, repository.Swept{Leftover: l})
 		}
-		return out, err
+		for _, s := range spent {
+			out.Records = append(out.Records, Records{Spent: s})
+		}
+		return out, errors.Join(err, spentErr)
 	}
 	var failed []error
 	for i := range out.Verdicts {
@@ -113,10 +136,43 @@ func expire(ctx context.Context, policy catalog.Policy, dryRun bool, repo *repos
 			failed = append(failed, fmt.Errorf("%s in store %s: %w", s.Key, s.Store, s.Err))
 		}
 	}
+	if spentErr != nil {
+		failed = append(failed, spentErr)
+	}
+	for _, s := range spent {
+		r := Records{Spent: s}
+		r.Runs = r.Runs[:min(len(r.Runs), recordsAtOnce)]
+		r.Removed, r.Err = repo.RemoveSpent(ctx, r.Spent)
+		out.Records = append(out.Records, r)
+		switch {
+		case ctx.Err() != nil:
+			return out, r.Err
+		case r.Err != nil && !errors.Is(r.Err, storage.ErrLocked) && !errors.Is(r.Err, storage.ErrDenied):
+			failed = append(failed, r.Err)
+		}
+	}
 	if len(failed) > 0 {
 		return out, fmt.Errorf("%w: %w", ErrPartial, errors.Join(failed...))
 	}
 	return out, nil
+}
+
+// spentRecords are the records that may go.
+func spentRecords(ctx context.Context, repo *repository.Repository, current string, snaps []catalog.Snapshot, now time.Time) ([]repository.Spent, error) {
+	var newest time.Time
+	for _, s := range snaps {
+		if s.Line == current && !s.Failed() && s.Time.After(newest) {
+			newest = s.Time
+		}
+	}
+	before := now.Add(-RecordsFor)
+	if newest.Before(before) {
+		before = newest
+	}
+	if before.IsZero() {
+		return nil, nil
+	}
+	return repo.Spent(ctx, before)
 }
 
 // notHeld is ErrHeld while a restore is under way, and an error when that is not known.

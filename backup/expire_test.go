@@ -241,3 +241,73 @@ func TestExpireReportsWhatItMustKeep(t *testing.T) {
 		t.Errorf("a deletion that is not allowed: %+v, %v", out, err)
 	}
 }
+
+// Records of runs must not pile up for ever; what a restore, a schedule or an auditor may ask for stays.
+func TestExpireRemovesOldRecords(t *testing.T) {
+	const day = 24 * time.Hour
+	s := newShelf(t, 0, memory.New(time.Now))
+	record := func(kind, outcome string, age time.Duration) string {
+		t.Helper()
+		r := catalog.Run{ID: catalog.NewID(catalog.KindRun), Kind: kind, Outcome: outcome, Cluster: "dcs", Started: s.now.Add(-age)}
+		if err := s.repo.Record(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		return r.ID
+	}
+	gone := []string{record("backup", "ok", 200*day), record("watch", "ok", 150*day), record("verify", "ok", 92*day)}
+	kept := []string{record("restore", "ok", 300*day), record("backup", "failed", 120*day), record("backup", "ok", 100*day), record("watch", "ok", 95*day), record("verify", "ok", 91*day), record("expire", "ok", 89*day)}
+	left := func() (ids []string) {
+		t.Helper()
+		runs, err := s.repo.Recorded(t.Context(), time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range runs {
+			if !slices.Contains(ids, r.ID) {
+				ids = append(ids, r.ID)
+			}
+		}
+		return ids
+	}
+	plan, err := s.expire(t, catalog.Policy{}, true)
+	if err != nil || len(plan.Records) != 0 {
+		t.Errorf("without a backup %+v may go, %v: records alone say what the cluster has served", plan.Records, err)
+	}
+	s.add(t, s.now.Add(-160*day), 10)
+	if plan, err = s.expire(t, catalog.Policy{}, true); err != nil || len(plan.Records) != 0 {
+		t.Errorf("since the only backup %+v may go, %v", plan.Records, err)
+	}
+	s.add(t, s.now.Add(-time.Hour), 20)
+	plan, err = s.expire(t, catalog.Policy{}, true)
+	if err != nil || len(plan.Records) != 1 || len(plan.Records[0].Runs) != len(gone) || len(plan.Records[0].Removed) != 0 || len(left()) != len(gone)+len(kept) {
+		t.Fatalf("a dry run: %+v, %v", plan.Records, err)
+	}
+	whole := s.stores[0].Store
+	s.stores[0].Store = storagetest.Break(whole, storagetest.Faults{Delete: func(key string) error {
+		if strings.Contains(key, "/runs/") {
+			return storage.ErrDenied
+		}
+		return nil
+	}})
+	s.repo = s.open(t)
+	if done, err := s.expire(t, catalog.Policy{}, false); err != nil || len(done.Records) != 1 || !errors.Is(done.Records[0].Err, storage.ErrDenied) {
+		t.Errorf("where records may not be deleted: %+v, %v; want no failure", done.Records, err)
+	}
+	s.stores[0].Store = whole
+	s.repo = s.open(t)
+	done, err := s.expire(t, catalog.Policy{}, false)
+	if err != nil || len(done.Records) != 1 || len(done.Records[0].Removed) != len(gone) {
+		t.Fatalf("%+v, %v", done.Records, err)
+	}
+	ids := left()
+	for _, id := range gone {
+		if slices.Contains(ids, id) {
+			t.Errorf("record %s of a routine run is left", id)
+		}
+	}
+	for _, id := range kept {
+		if !slices.Contains(ids, id) {
+			t.Errorf("record %s is gone", id)
+		}
+	}
+}

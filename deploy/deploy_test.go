@@ -182,12 +182,12 @@ func TestPolicies(t *testing.T) {
 		must, mustnt []right
 	}{
 		{"backup.json", []right{{put, data}, {put, facts}, {put, manifest}, {put, record}, {put, opens}, {abort, data}, {get, opens}, {get, record}, {get, hold}, {get, manifest}},
-			[]right{{get, data}, {get, facts}, {del, data}, {del, manifest}, {del, hold}, {del, opens}, {del, verdict}}},
-		{"retention.json", []right{{del, data}, {del, manifest}, {del, facts}, {del, verdict}, {abort, data}, {get, opens}, {get, hold}, {put, record}},
-			[]right{{get, data}, {get, facts}, {put, data}, {put, manifest}, {put, verdict}, {del, opens}, {del, hold}, {del, record}}},
-		{"verify.json", []right{{get, data}, {get, facts}, {get, manifest}, {put, verdict}, {put, record}}, []right{{put, data}, {put, manifest}, {del, data}, {del, manifest}, {del, verdict}}},
+			[]right{{get, data}, {get, facts}, {del, data}, {del, manifest}, {del, hold}, {del, opens}, {del, verdict}, {del, record}}},
+		{"retention.json", []right{{del, data}, {del, manifest}, {del, facts}, {del, verdict}, {abort, data}, {get, opens}, {get, hold}, {put, record}, {del, record}},
+			[]right{{get, data}, {get, facts}, {put, data}, {put, manifest}, {put, verdict}, {del, opens}, {del, hold}}},
+		{"verify.json", []right{{get, data}, {get, facts}, {get, manifest}, {put, verdict}, {put, record}}, []right{{put, data}, {put, manifest}, {del, data}, {del, manifest}, {del, verdict}, {del, record}}},
 		{"restore.json", []right{{get, data}, {get, facts}, {get, manifest}, {get, opens}, {put, hold}, {del, hold}, {put, record}},
-			[]right{{put, data}, {put, manifest}, {del, data}, {del, manifest}, {put, opens}}},
+			[]right{{put, data}, {put, manifest}, {del, data}, {del, manifest}, {put, opens}, {del, record}}},
 	} {
 		var p policy
 		if err := json.Unmarshal(read(t, filepath.Join("iam", c.file)), &p); err != nil {

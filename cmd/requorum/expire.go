@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +19,10 @@ func newExpireCommand(a *app) *cobra.Command {
 		Use:   "expire CLUSTER",
 		Short: "Apply retention now, sweep leftovers",
 		Long: `Deletes the backups that the cluster's retention does not keep, in each store by itself, and sweeps what killed runs
-left behind. Nothing is decided on a part: a store that cannot be listed ends it before the first deletion.`,
+left behind. Nothing is decided on a part: a store that cannot be listed ends it before the first deletion.
+
+It also removes what backups, verifications, expiries and watching have recorded more than 90 days ago, but for the newest
+record of each kind and outcome, and for all since the newest backup. Records of restores and drills stay.`,
 		Args: maxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.expire(cmd.Context(), strings.Join(args, ""), dryRun)
@@ -50,6 +55,44 @@ type swept struct {
 	Error      string  `json:"error,omitempty"`
 }
 
+// spentRecords is what expire says of the old records of one kind in one store.
+type spentRecords struct {
+	Store   string    `json:"store"`
+	Kind    string    `json:"kind"`
+	Count   int       `json:"count"`
+	Removed int       `json:"removed"`
+	Oldest  time.Time `json:"oldest"`
+	Newest  time.Time `json:"newest"`
+	Error   string    `json:"error,omitempty"`
+}
+
+// byKind sums records up.
+func byKind(all []backup.Records) []spentRecords {
+	rows := []spentRecords{}
+	for _, in := range all {
+		of := map[string]*spentRecords{}
+		for _, r := range in.Runs {
+			row := of[r.Kind]
+			if row == nil {
+				row = &spentRecords{Store: in.Store, Kind: r.Kind, Oldest: r.Started}
+				of[r.Kind] = row
+				if in.Err != nil {
+					row.Error = in.Err.Error()
+				}
+			}
+			row.Count++
+			row.Newest = r.Started
+		}
+		for _, r := range in.Removed {
+			of[r.Kind].Removed++
+		}
+		for _, kind := range slices.Sorted(maps.Keys(of)) {
+			rows = append(rows, *of[kind])
+		}
+	}
+	return rows
+}
+
 func (a *app) expire(ctx context.Context, name string, dryRun bool) error {
 	t, err := a.target(name)
 	if err != nil {
@@ -65,10 +108,11 @@ func (a *app) expire(ctx context.Context, name string, dryRun bool) error {
 	}
 	result, err := backup.Expire(ctx, policy, dryRun, backup.ExpireOptions{Repository: repo, Version: version, Host: hostname(), User: username(), Log: a.log()})
 	out := struct {
-		DryRun  bool      `json:"dry_run"`
-		Backups []expired `json:"backups"`
-		Swept   []swept   `json:"swept"`
-	}{dryRun, []expired{}, []swept{}}
+		DryRun  bool           `json:"dry_run"`
+		Backups []expired      `json:"backups"`
+		Swept   []swept        `json:"swept"`
+		Records []spentRecords `json:"records"`
+	}{dryRun, []expired{}, []swept{}, byKind(result.Records)}
 	for _, v := range result.Verdicts {
 		s := v.Snapshot
 		row := expired{v.Store, s.ID, s.Line, s.Revision, s.Time, v.Keep, v.Reasons, v.Deleted, v.Locked, ""}
@@ -111,6 +155,17 @@ func (a *app) expire(ctx context.Context, name string, dryRun bool) error {
 	}
 	for _, s := range out.Swept {
 		a.say("%s %s in %s, %s", verb, s.Key, s.Store, size(s.Bytes))
+	}
+	for _, r := range out.Records {
+		span := fmt.Sprintf("from %s to %s", r.Oldest.Format(time.DateOnly), r.Newest.Format(time.DateOnly))
+		switch {
+		case dryRun:
+			a.say("would remove %d records of kind %s in %s, %s", r.Count, r.Kind, r.Store, span)
+		case r.Error != "":
+			a.say("removed %d of %d records of kind %s in %s, %s: %s", r.Removed, r.Count, r.Kind, r.Store, span, r.Error)
+		default:
+			a.say("removed %d records of kind %s in %s, %s", r.Removed, r.Kind, r.Store, span)
+		}
 	}
 	return err
 }

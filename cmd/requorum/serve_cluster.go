@@ -165,6 +165,13 @@ func (t *target) expireWork(repo *repository.Repository, tell *telling) service.
 				log.Info("a backup should be expired and is locked", "store", v.Store, "backup", v.Snapshot.ID)
 			}
 		}
+		for _, r := range result.Records {
+			if r.Err != nil {
+				log.Warn("old records could not be removed", "store", r.Store, "removed", len(r.Removed), "of", len(r.Runs), "error", r.Err)
+				continue
+			}
+			log.Info("old records are removed", "store", r.Store, "records", len(r.Removed))
+		}
 		tell.expired(t.cluster.Name, result)
 		return service.Report{}, err
 	}

@@ -3,6 +3,7 @@ package catalog
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,6 +23,25 @@ type Run struct {
 	Snapshot string          `json:"snapshot,omitempty"` // the id of the backup it took or restored
 	Error    string          `json:"error,omitempty"`
 	Detail   json.RawMessage `json:"detail,omitempty"`
+}
+
+// routine are the kinds of runs that come by themselves all the time.
+var routine = []string{"backup", "expire", "verify", "watch"}
+
+// Spent returns those of the runs, the oldest first, whose records have served their purpose once they are all old: those of routine kinds, but
+// for the newest of each kind and outcome. Restores, rollbacks, drills and what else people begin stay for ever: they are few, and evidence.
+func Spent(runs []Run) []Run {
+	newest := map[[2]string]string{}
+	for _, r := range runs {
+		newest[[2]string{r.Kind, r.Outcome}] = r.ID
+	}
+	var spent []Run
+	for _, r := range runs {
+		if slices.Contains(routine, r.Kind) && newest[[2]string{r.Kind, r.Outcome}] != r.ID {
+			spent = append(spent, r)
+		}
+	}
+	return spent
 }
 
 const lowerCase = "abcdefghijklmnopqrstuvwxyz0123456789_"

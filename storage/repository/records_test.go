@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -159,5 +160,73 @@ func TestMarkForbidden(t *testing.T) {
 	}
 	if got := list(t, r)[0]; !got.VerifiedAt.Equal(now) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Only what is old by both clocks goes, in each store by itself, and nothing while a restore holds the repository.
+func TestSpentRecords(t *testing.T) {
+	ours, theirs := testTime.Add(100*time.Hour), testTime.Add(100*time.Hour)
+	first, second := memory.New(func() time.Time { return theirs }), memory.New(func() time.Time { return ours })
+	both := open(t, Options{Stores: named(first, second), Now: func() time.Time { return ours }})
+	for n := range 6 {
+		r := both
+		if n == 2 {
+			r = open(t, Options{Stores: named(first)})
+		}
+		if err := r.Record(t.Context(), run(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spent := func() string {
+		t.Helper()
+		all, err := both.Spent(t.Context(), run(4).Started)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text []string
+		for _, s := range all {
+			text = append(text, s.Store)
+			for _, r := range s.Runs {
+				text = append(text, strings.TrimLeft(r.ID[1:], "0"))
+			}
+		}
+		return strings.Join(text, " ")
+	}
+	if got := spent(); got != "main  1 2 offsite  1" { // id 0 is all zeros; 3 is the newest of the old ones
+		t.Errorf("to remove %q", got)
+	}
+	theirs = ours.Add(-2 * time.Hour)
+	if got := spent(); got != "main  offsite  1" {
+		t.Errorf("with a store whose clock is two hours behind: %q", got)
+	}
+	theirs = ours
+	all, err := both.Spent(t.Context(), run(4).Started)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := both.CreateHold(t.Context(), catalog.Hold{Run: run(9).ID, Cluster: "dcs", Started: ours}); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := both.RemoveSpent(t.Context(), all[0]); !errors.Is(err, ErrHeld) || len(removed) > 0 {
+		t.Errorf("while a restore is under way: %d removed, %v", len(removed), err)
+	}
+	if err := both.ReleaseHold(t.Context(), run(9).ID); err != nil {
+		t.Fatal(err)
+	}
+	locked := open(t, Options{Stores: named(storagetest.Break(first, storagetest.Faults{Delete: refuse("00002.json", storage.ErrLocked)}), second), Now: func() time.Time { return ours }})
+	removed, err := locked.RemoveSpent(t.Context(), all[0])
+	wantError(t, "a locked record", err, storage.ErrLocked, "store main")
+	if len(removed) > 2 {
+		t.Errorf("%d records are said to be removed, and one is locked", len(removed))
+	}
+	for _, s := range all {
+		if _, err := both.RemoveSpent(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range []int{3, 3} {
+		if got := len(objects(t, []storage.Store{first, second}[i])); got != want {
+			t.Errorf("store %d has %d records left, want %d", i, got, want)
+		}
 	}
 }
