@@ -156,10 +156,14 @@ type Backup struct {
 	Seconds     map[string]float64 // by stage
 }
 
-// BackedUp notes what a backup held and how long its stages took.
+// BackedUp notes what a backup held and how long its stages took. A follower, which takes one on demand, does not show it: it would go on showing it
+// when the leader has taken others.
 func (m *Metrics) BackedUp(cluster string, b Backup) {
 	c := m.of(cluster)
 	defer m.mu.Unlock()
+	if c.role == "follower" {
+		return
+	}
 	b.Seconds = maps.Clone(b.Seconds)
 	c.backup = &b
 }

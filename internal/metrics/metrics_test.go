@@ -163,6 +163,23 @@ func TestRunsThatWereNotBegunDecideNothing(t *testing.T) {
 	}
 }
 
+// A backup on demand by a replica that does not lead must not stand beside the leader's later ones.
+func TestFollowersShowNoBackups(t *testing.T) {
+	m := New("", "")
+	m.State("dcs", "follower", false, nil)
+	m.BackedUp("dcs", Backup{Bytes: 1, Keys: 2, Seconds: map[string]float64{"stream": 1}})
+	for _, l := range scrape(t, m) {
+		if strings.HasPrefix(l, "requorum_backup_") {
+			t.Errorf("a follower shows %s", l)
+		}
+	}
+	m.State("dcs", "leader", false, nil)
+	m.BackedUp("dcs", Backup{Bytes: 1, Keys: 2})
+	if want := `requorum_backup_last_keys{cluster="dcs"} 2`; !slices.Contains(scrape(t, m), want) {
+		t.Errorf("a leader does not show %s", want)
+	}
+}
+
 func TestMeasuredStoreIsAStore(t *testing.T) {
 	m := New("", "")
 	storagetest.Run(t, func(*testing.T) storage.Store { return m.Store("main", memory.New(nil)) })

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/requorum/requorum/schedules"
@@ -21,8 +20,6 @@ const (
 const (
 	// patience is how many attempts may fail before somebody is told, if further ones follow.
 	patience = 3
-	// doubtful is how long a suspicious backup stays reported: the next backup does not make it better.
-	doubtful = 24 * time.Hour
 	// orphanDelay is the most that orphans wait for each other.
 	orphanDelay = 10 * time.Minute
 )
@@ -51,7 +48,7 @@ func (u *unit) job(c Cluster, kind Kind, job Job, orphan bool, term int, trigger
 			}
 			defer u.s.end()
 			run = Run{Cluster: c.Name, Kind: kind, Due: a.Due, Attempt: a.Number, Started: a.Started}
-			result = u.s.execute(ctx, run, job.Work)
+			result = u.s.execute(ctx, c, run, job.Work)
 			return result.Err
 		},
 		Retry: func(error) bool { return worthAgain(kind, result) },
@@ -118,7 +115,7 @@ func Last(runs []catalog.Run, kind string) (last catalog.Run, ok bool) {
 }
 
 // execute does one attempt.
-func (s *Service) execute(ctx context.Context, run Run, work Work) Result {
+func (s *Service) execute(ctx context.Context, c Cluster, run Run, work Work) Result {
 	id := catalog.NewID(catalog.KindRun)
 	log := s.o.Log.With("cluster", run.Cluster, "kind", string(run.Kind), "run", id)
 	log.Info("run starts", "due", run.Due.UTC(), "late", run.Started.Sub(run.Due).Round(time.Millisecond), "attempt", run.Attempt)
@@ -134,6 +131,9 @@ func (s *Service) execute(ctx context.Context, run Run, work Work) Result {
 		r.Outcome, r.Reason, r.Err = Failed, Deadline, fmt.Errorf("%w: %w", cause, err)
 	default:
 		r.Outcome, r.Reason, r.Err = Stopped, Interrupted, fmt.Errorf("%w: %w", cause, err)
+	}
+	if len(r.Alerts) > 0 && r.Backup != "" {
+		s.leaveDoubts(ctx, log, c, r)
 	}
 	took := r.Ended.Sub(run.Started).Round(time.Millisecond)
 	switch r.Outcome {
@@ -181,32 +181,12 @@ func (u *unit) judge(run Run, r Result) {
 	case Skipped, Stopped:
 	}
 	if run.Kind == Snapshot && (r.Outcome == OK || r.Outcome == Partly) {
-		u.doubt(r)
-	}
-}
-
-// doubt keeps reporting for a day what a backup brought to light.
-func (u *unit) doubt(r Result) {
-	u.mu.Lock()
-	for text, since := range u.doubts {
-		if r.Ended.Sub(since) > doubtful {
-			delete(u.doubts, text)
+		found := map[string]doubt{}
+		for _, text := range r.Alerts {
+			found[text] = doubt{r.Backup, r.Ended}
 		}
+		u.suspect(r.Ended, found)
 	}
-	for _, text := range r.Alerts {
-		u.doubts[fmt.Sprintf("backup %s: %s", r.Backup, text)] = r.Ended
-	}
-	var texts []string
-	for text := range u.doubts {
-		texts = append(texts, text)
-	}
-	u.mu.Unlock()
-	if len(texts) == 0 {
-		u.s.alerts.set(u.name, "doubts")
-		return
-	}
-	slices.Sort(texts)
-	u.s.alerts.set(u.name, "doubts", Problem{Name: SuspiciousBackup, Severity: Critical, What: strings.Join(texts, "; "), Advice: "compare with: requorum list " + u.name})
 }
 
 // Errors of Demand.
@@ -252,7 +232,7 @@ func (s *Service) Demand(cluster string) error {
 		}
 		defer leave()
 		run := Run{Cluster: cluster, Kind: Snapshot, Due: due, Attempt: 1, Started: s.o.Now()}
-		u.ended(run, s.execute(ctx, run, job.Work), 0)
+		u.ended(run, s.execute(ctx, c, run, job.Work), 0)
 	})
 	return nil
 }

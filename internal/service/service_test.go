@@ -243,25 +243,37 @@ func TestFailuresAreToldAndTheirEnd(t *testing.T) {
 	})
 }
 
-// What a backup brought to light stays reported for a day, though the next one is clean.
+// What a backup brought to light stays reported for a day, though the next one is clean, and though another replica leads by then.
 func TestSuspiciousBackupsStayReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		repo := memoryRepository(t, "dcs")
-		report := Report{Backup: "b1", Alerts: []string{"the key count fell by half"}}
-		c := Cluster{Name: "dcs", Repository: repo, Jobs: map[Kind]Job{Snapshot: {Schedule: every(t, "0 * * * *"), Work: func(context.Context, *slog.Logger, string) (Report, error) {
-			r := report
-			report = Report{}
-			return r, nil
-		}}}}
+		reports := []Report{{Backup: "b1", Alerts: []string{"the key count fell by half"}}, {Backup: "b2"}, {Backup: "b3", Alerts: []string{"the key count fell by half"}}}
+		c := Cluster{Name: "dcs", Repository: repo, Jobs: map[Kind]Job{Snapshot: {Schedule: every(t, "0 * * * *"), Record: "backup",
+			Work: recorded(repo, "backup", func(context.Context) (r Report, err error) {
+				if len(reports) > 0 {
+					r, reports = reports[0], reports[1:]
+				}
+				return r, nil
+			})}}}
 		s, j, stop := serve(t, Options{}, c)
-		defer stop()
 		time.Sleep(12 * time.Hour)
-		if open := s.alerts.list("dcs"); len(open) != 1 || open[0].Name != SuspiciousBackup || !strings.Contains(open[0].What, "b1: the key count fell") {
-			t.Errorf("after twelve hours %+v is open", open)
+		if open := s.alerts.list("dcs"); len(open) != 1 || open[0].Name != SuspiciousBackup || !strings.Contains(open[0].What, "b1: the key count fell") || j.told() != SuspiciousBackup {
+			t.Errorf("after twelve hours %+v is open, told %q", open, j.told())
 		}
-		time.Sleep(14 * time.Hour)
+		stop()
+		s, j, stop = serve(t, Options{}, c)
+		defer stop()
+		time.Sleep(time.Second)
+		if open := s.alerts.list("dcs"); len(open) != 1 || open[0].Name != SuspiciousBackup || !strings.Contains(open[0].What, "b1: the key count fell") {
+			t.Errorf("the next leader reports %+v", open)
+		}
+		time.Sleep(13 * time.Hour) // since the first, and not since the last that showed it
+		if j.told() != SuspiciousBackup {
+			t.Errorf("a day after the first: %q", j.told())
+		}
+		time.Sleep(3 * time.Hour)
 		if j.told() != SuspiciousBackup+", "+SuspiciousBackup+" over" {
-			t.Errorf("after a day: %q", j.told())
+			t.Errorf("a day after the last: %q", j.told())
 		}
 	})
 }

@@ -20,7 +20,7 @@ type unit struct {
 	cluster Cluster
 	changed chan struct{} // closed when cluster is another one
 	state   State
-	doubts  map[string]time.Time // what is suspicious of which backup, and since when
+	doubts  map[string]doubt // by their words
 	detail  json.RawMessage      // of the newest observation
 	retired bool
 	running sync.WaitGroup
@@ -32,7 +32,7 @@ type unit struct {
 }
 
 func newUnit(s *Service, c Cluster) *unit {
-	return &unit{s: s, name: c.Name, stop: make(chan struct{}), cluster: c, changed: make(chan struct{}), doubts: map[string]time.Time{},
+	return &unit{s: s, name: c.Name, stop: make(chan struct{}), cluster: c, changed: make(chan struct{}), doubts: map[string]doubt{},
 		state: State{Cluster: c.Name, Role: Follower, Next: map[Kind]time.Time{}}}
 }
 
@@ -162,6 +162,9 @@ func (u *unit) finish(number int) {
 	}
 	u.active = 0
 	u.observed(nil)
+	u.mu.Lock()
+	clear(u.doubts)
+	u.mu.Unlock()
 	u.s.alerts.forget(u.name)
 	u.update(func(s *State) { *s = State{Cluster: u.name, Role: Follower, Next: map[Kind]time.Time{}} })
 }

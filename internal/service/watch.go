@@ -124,7 +124,9 @@ func (u *unit) record(ctx context.Context, c Cluster, seen catalog.Seen, now tim
 func (u *unit) account(ctx context.Context, stop <-chan struct{}, c Cluster, term int, look <-chan struct{}) {
 	tick := time.NewTicker(accountEvery)
 	defer tick.Stop()
+	recalled := false
 	for {
+		recalled = recalled || u.recall(ctx, c, term)
 		u.list(ctx, c, term)
 		select {
 		case <-ctx.Done():

@@ -26,7 +26,7 @@ type Run struct {
 }
 
 // routine are the kinds of runs that come by themselves all the time.
-var routine = []string{"backup", "expire", "verify", "watch"}
+var routine = []string{"backup", "doubt", "expire", "verify", "watch"}
 
 // Spent returns those of the runs, the oldest first, whose records have served their purpose once they are all old: those of routine kinds, but
 // for the newest of each kind and outcome. Restores, rollbacks, drills and what else people begin stay for ever: they are few, and evidence.

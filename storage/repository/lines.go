@@ -134,8 +134,8 @@ func (r *Repository) newest(ctx context.Context, lines []catalog.Line, snaps []c
 // true the line is new: it has an id and everything else, and is there only after [Repository.OpenLine].
 //
 // Taking a backup must not hang on what can be read: a store that does not answer, or credentials that may not read, leave lines
-// to be told apart by what is known, down to the revisions that a listing shows, and an alert says so. Only if no store can
-// be listed is there an error.
+// to be told apart by what is known, down to the revisions that a listing shows, and an alert says so unless one store told all that it has: each
+// holds every line. Only if no store can be listed is there an error.
 func (r *Repository) Continue(ctx context.Context, observed catalog.Seen) (line catalog.Line, opened bool, alerts []string, err error) {
 	lines, lineErr := r.Lines(ctx)
 	snaps, snapErr := r.Snapshots(ctx)
@@ -156,7 +156,15 @@ func (r *Repository) Continue(ctx context.Context, observed catalog.Seen) (line 
 		alerts = append(alerts, "the credentials may not read the objects under "+catalog.LinesPrefix+
 			": another cluster under this name goes unnoticed as long as its revision is higher; allow reading them")
 	} else if partial := errors.Join(lineErr, snapErr, err); partial != nil {
-		alerts = append(alerts, "the line was chosen by what could be read: "+partial.Error())
+		silent := map[string]bool{}
+		for _, e := range StoreErrors(partial) {
+			silent[e.Store] = true
+		}
+		if len(silent) == 0 || len(silent) == len(r.stores) {
+			alerts = append(alerts, "the line was chosen by what could be read: "+partial.Error())
+		} else {
+			r.log.Warn("the line was chosen by what some stores hold", "cluster", r.cluster, "error", partial)
+		}
 	}
 	id, open, more := catalog.Continue(lines, newest, observed)
 	alerts = append(alerts, more...)

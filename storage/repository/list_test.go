@@ -103,8 +103,17 @@ func TestOneStoreDown(t *testing.T) {
 	if err != nil || found.ID != snap.ID || !strings.Contains(note, "not all could be seen") || !strings.Contains(note, "store main") {
 		t.Errorf("found %s with %q, %v", found.ID, note, err)
 	}
-	if got, opened, alerts, err := down.Continue(t.Context(), catalog.Seen{ClusterID: testCluster, Revision: 200, RaftTerm: 2, Time: testTime}); err != nil || opened || got.Line != testLine || !strings.Contains(strings.Join(alerts, ""), "store main") {
-		t.Errorf("a backup with a store down: line %s, opened %t, %q, %v", got.Line, opened, alerts, err)
+	if got, opened, alerts, err := down.Continue(t.Context(), catalog.Seen{ClusterID: testCluster, Revision: 200, RaftTerm: 2, Time: testTime}); err != nil || opened || got.Line != testLine || len(alerts) > 0 {
+		t.Errorf("a backup with a store down: line %s, opened %t, %q, %v; the other store knows the line", got.Line, opened, alerts, err)
+	}
+	part := open(t, Options{Stores: named(storagetest.Refused(first, storage.ErrUnreachable), storagetest.Break(second, storagetest.Faults{List: func(prefix, _ string) error {
+		if prefix == catalog.RunsPrefix || strings.HasSuffix(prefix, "/"+catalog.RunsPrefix) {
+			return storage.ErrUnreachable
+		}
+		return nil
+	}}))})
+	if got, opened, alerts, err := part.Continue(t.Context(), catalog.Seen{ClusterID: testCluster, Revision: 200, RaftTerm: 2, Time: testTime}); err != nil || opened || got.Line != testLine || !strings.Contains(strings.Join(alerts, ""), "store offsite") {
+		t.Errorf("a backup when no store tells all: line %s, opened %t, %q, %v", got.Line, opened, alerts, err)
 	}
 	all := open(t, Options{Stores: named(storagetest.Refused(first, storage.ErrUnreachable), storagetest.Refused(second, storage.ErrDenied))})
 	if snaps, err := all.Snapshots(t.Context()); len(snaps) > 0 || err == nil {

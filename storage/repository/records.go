@@ -33,10 +33,21 @@ func (r *Repository) Runs(ctx context.Context, since time.Time) ([]catalog.Run, 
 	return r.runs(ctx, since, 0)
 }
 
+// RunsOf is [Repository.Runs] for one kind. It reads no records of other kinds.
+func (r *Repository) RunsOf(ctx context.Context, kind string, since time.Time) ([]catalog.Run, error) {
+	of := func(key string) bool {
+		run, ok := catalog.ParseRunKey(key)
+		return ok && run.Kind == kind
+	}
+	return readAll(ctx, r, "records", catalog.RunsPrefix, catalog.RunsSince(since), of, 0, catalog.ParseRun)
+}
+
 // runs reads only the newest records if limit is above zero.
 func (r *Repository) runs(ctx context.Context, since time.Time, limit int) ([]catalog.Run, error) {
-	return readAll(ctx, r, "records", catalog.RunsPrefix, catalog.RunsSince(since), limit, catalog.ParseRun)
+	return readAll(ctx, r, "records", catalog.RunsPrefix, catalog.RunsSince(since), isJSON, limit, catalog.ParseRun)
 }
+
+func isJSON(key string) bool { return strings.HasSuffix(key, ".json") }
 
 // Recorded returns what the keys of records say of the runs that started at since or later, the oldest first: id, kind, outcome and
 // start. It reads no record, so it is what to ask when the question is only whether something ran. Stores that cannot be listed come as an
@@ -88,7 +99,7 @@ func (r *Repository) CreateHold(ctx context.Context, h catalog.Hold) error {
 
 // Holds returns the restores that are under way according to any store. What could not be read comes as an error beside the others.
 func (r *Repository) Holds(ctx context.Context) ([]catalog.Hold, error) {
-	return readAll(ctx, r, "holds", catalog.HoldsPrefix, "", 0, catalog.ParseHold)
+	return readAll(ctx, r, "holds", catalog.HoldsPrefix, "", isJSON, 0, catalog.ParseHold)
 }
 
 // ReleaseHold removes the hold of a run from every store. None being there is no error.
@@ -128,16 +139,16 @@ func (r *Repository) held(ctx context.Context) error {
 	return nil
 }
 
-// readAll reads the objects below prefix whose keys are greater than after, each from the first store that gives it, in the order of
+// readAll reads the wanted objects below prefix whose keys are greater than after, each from the first store that gives it, in the order of
 // their keys. With a limit only the last ones are read.
-func readAll[T any](ctx context.Context, r *Repository, what, prefix, after string, limit int, parse func(key string, b []byte) (T, error)) ([]T, error) {
+func readAll[T any](ctx context.Context, r *Repository, what, prefix, after string, wanted func(key string) bool, limit int, parse func(key string, b []byte) (T, error)) ([]T, error) {
 	keys := make([][]string, len(r.stores))
 	errList := r.each(r.stores, func(i int, s Named) error {
 		for o, err := range s.Store.List(ctx, prefix, after) {
 			if err != nil {
 				return err
 			}
-			if strings.HasSuffix(o.Key, ".json") {
+			if wanted(o.Key) {
 				keys[i] = append(keys[i], o.Key)
 			}
 		}
