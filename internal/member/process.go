@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"time"
 )
 
 // The child reads commands as JSON from descriptor 3 and answers them, one by one and in order, as JSON on descriptor 4. The first command
@@ -274,15 +273,7 @@ func (p *Process) logTail() string {
 // run; asks it for HashKV and more at a revision (0: the current one), and kills it. The server listens to nobody and needs no
 // credentials. It changes the directory and does not sync it: give it a copy. Its log stands beside the directory.
 func HashOf(ctx context.Context, dataDir string, revision int64) (Served, error) {
-	p, err := Start(ctx, Options{
-		Name:         "alone",
-		DataDir:      dataDir,
-		ListenClient: nowhere,
-		ListenPeer:   nowhere,
-		Tick:         10 * time.Millisecond,
-		QuotaBytes:   -1,
-		NoFsync:      true,
-	})
+	p, err := Start(ctx, alone(dataDir))
 	if err != nil {
 		return Served{}, err
 	}
