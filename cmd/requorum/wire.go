@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strings"
 	"time"
 
 	"filippo.io/age"
 
 	"github.com/requorum/requorum/agents"
-	"github.com/requorum/requorum/agents/leased"
-	"github.com/requorum/requorum/agents/patroni"
 	"github.com/requorum/requorum/backup"
 	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/config"
@@ -170,60 +167,6 @@ func (t *target) connection(c config.Connection) (cluster.Options, error) {
 	}
 	o.Username, o.Password = username, password.Reveal()
 	return o, nil
-}
-
-// agents are the configured ones and the one that looks after Patroni scopes
-// that nobody configured. A new kind is a line here and in the configuration.
-func (t *target) agents() ([]agents.Configured, map[string]time.Duration, error) {
-	var configured []agents.Configured
-	var scopes []*patroni.Scope
-	var errs []error
-	deadlines := make(map[string]time.Duration)
-	for _, c := range t.cluster.Agents {
-		one := agents.Configured{Name: c.Kind() + " " + c.Name(), Kind: c.Kind()}
-		if c.Patroni != nil { // one scope's name may stand in two namespaces
-			one.Name = c.Kind() + " " + path.Join(c.Patroni.Namespace, c.Patroni.Scope)
-		}
-		switch {
-		case c.Leased != nil:
-			agent, err := leased.New(leased.Options{Prefix: string(c.Leased.Prefix), Count: c.Leased.Count, Expect: c.Leased.Expect})
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			one.Agent = agent
-			deadlines[one.Name] = time.Duration(c.Leased.Deadline)
-		case c.Patroni != nil:
-			o := patroni.Options{Scope: c.Patroni.Scope, Namespace: c.Patroni.Namespace}
-			for _, u := range c.Patroni.REST {
-				o.REST = append(o.REST, string(u))
-			}
-			username, password, err := c.Patroni.Credentials()
-			if err != nil {
-				errs = append(errs, fmt.Errorf("agent %s: %w", one.Name, err))
-				continue
-			}
-			o.Username, o.Password = username, password.Reveal()
-			if o.TLS, err = c.Patroni.TLSConfig(time.Now); err != nil {
-				errs = append(errs, fmt.Errorf("agent %s: %w", one.Name, err))
-				continue
-			}
-			scope, err := patroni.New(o)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			one.Agent = scope
-			scopes = append(scopes, scope)
-			deadlines[one.Name] = time.Duration(c.Patroni.Deadline)
-		default:
-			errs = append(errs, usage("agents: %s is not supported by this version", c.Kind()))
-			continue
-		}
-		configured = append(configured, one)
-	}
-	configured = append(configured, agents.Configured{Name: "patroni (unconfigured)", Kind: "patroni", Agent: patroni.NewUnconfigured(scopes...)})
-	return configured, deadlines, errors.Join(errs...)
 }
 
 // selection is what the agents need to see of a database beside the leased keys.

@@ -136,6 +136,8 @@ func (a Agent) prefix() string {
 		return strings.TrimSuffix(a.Patroni.Namespace, "/") + "/" + a.Patroni.Scope + "/"
 	case a.Leased != nil:
 		return string(a.Leased.Prefix)
+	case a.Kubernetes != nil && a.Kubernetes.Prefix != "":
+		return strings.TrimSuffix(string(a.Kubernetes.Prefix), "/") + "/masterleases/"
 	}
 	return ""
 }
@@ -174,6 +176,9 @@ func (k *checker) agent(key string, a Agent) {
 		k.positive(key+".leased.deadline", l.Deadline)
 	}
 	if a.Kubernetes != nil {
+		if a.Kubernetes.Nodes == 0 && !k.reported(key+".kubernetes.nodes") {
+			k.add(key+".kubernetes.nodes", "no node at all would be enough", "write the share of the nodes that must be back, such as 90%")
+		}
 		k.positive(key+".kubernetes.deadline", a.Kubernetes.Deadline)
 	}
 }

@@ -186,9 +186,10 @@ type Leased struct {
 	Deadline Duration  `key:"deadline" default:"2m"`
 }
 
-// Kubernetes is a Kubernetes control plane.
+// Kubernetes is a Kubernetes control plane. Nodes is the share of nodes whose heartbeats must be renewed.
 type Kubernetes struct {
 	Prefix   KeyPrefix `key:"prefix" default:"/registry/"`
+	Nodes    Percent   `key:"nodes" default:"100%"`
 	Deadline Duration  `key:"deadline" default:"5m"`
 }
 

@@ -1,0 +1,18 @@
+package main
+
+import (
+	"github.com/requorum/requorum/agents/kubernetes"
+	"github.com/requorum/requorum/internal/config"
+)
+
+func kubernetesAgent(c config.Agent) (*madeAgent, error) {
+	k := c.Kubernetes
+	if k == nil {
+		return nil, nil
+	}
+	agent, err := kubernetes.New(kubernetes.Options{Prefix: string(k.Prefix), Nodes: k.Nodes.Share()})
+	if err != nil {
+		return nil, err
+	}
+	return &madeAgent{name: c.Name(), agent: agent, deadline: k.Deadline}, nil
+}

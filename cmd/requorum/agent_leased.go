@@ -1,0 +1,18 @@
+package main
+
+import (
+	"github.com/requorum/requorum/agents/leased"
+	"github.com/requorum/requorum/internal/config"
+)
+
+func leasedAgent(c config.Agent) (*madeAgent, error) {
+	l := c.Leased
+	if l == nil {
+		return nil, nil
+	}
+	agent, err := leased.New(leased.Options{Prefix: string(l.Prefix), Count: l.Count, Expect: l.Expect})
+	if err != nil {
+		return nil, err
+	}
+	return &madeAgent{name: c.Name(), agent: agent, deadline: l.Deadline}, nil
+}
