@@ -42,8 +42,17 @@ type Member struct {
 	Service   Service `json:"service"`
 }
 
-// A Service is how a member's etcd is started and stopped: shell commands, each run by /bin/sh -c in a session
-// of its own, without a terminal, and without requorum's standard streams.
+// A Service is how a member's etcd is started and stopped: a systemd unit, a static pod, or commands of one's own. Exactly one of
+// Systemd, StaticPod and Start is set.
+//
+// A systemd unit is started and stopped through systemctl. Starts are forbidden by a drop-in below /etc/systemd/system, which holds
+// across reboots and against everybody: the unit then fails its assertion.
+//
+// A static pod is started by the kubelet, which watches the directory of its manifest. The manifest is moved into the member's state
+// directory until the exchange is done; those of kube-apiserver, kube-controller-manager and kube-scheduler in the same directory
+// go with it, and come back by [ActResume], once etcd is proven.
+//
+// Commands are run by /bin/sh -c, each in a session of its own, without a terminal, and without requorum's standard streams.
 //
 //   - Start brings etcd up and returns; etcd must go on in the background. It may be called while etcd runs, and may wait
 //     until etcd is ready: requorum starts all members at once.
@@ -52,9 +61,12 @@ type Member struct {
 //   - Inhibit, if given, makes every start fail, a reboot's too, until Allow is run. Without it a marker file stands
 //     in the member's state directory ([State].Marker) meanwhile; requorum never starts a member while the marker is there, and a start command or unit can test for it.
 type Service struct {
-	Start   string `json:"start"`
-	Stop    string `json:"stop"`
-	Status  string `json:"status"`
+	Systemd   string `json:"systemd,omitempty"`    // the unit, with or without .service
+	StaticPod string `json:"static_pod,omitempty"` // path of the manifest in the directory that the kubelet watches
+
+	Start   string `json:"start,omitempty"`
+	Stop    string `json:"stop,omitempty"`
+	Status  string `json:"status,omitempty"`
 	Inhibit string `json:"inhibit,omitempty"`
 	Allow   string `json:"allow,omitempty"`
 	// Timeout bounds each command; 0 means [DefaultCommandTimeout].
@@ -94,6 +106,7 @@ const (
 	ActExchange Action = "exchange" // the staged dirs become the member's, the old ones are kept
 	ActAllow    Action = "allow"    // lift the inhibition
 	ActStart    Action = "start"    // start; the intent is journaled first
+	ActResume   Action = "resume"   // give back what was stopped together with the member: a Kubernetes control plane
 	ActRevert   Action = "revert"   // undo the exchange; the staged dirs are kept
 	ActDiscard  Action = "discard"  // remove the run's staged dirs
 	ActUnlock   Action = "unlock"   // end the run here: keep its journal, give the lock back

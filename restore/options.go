@@ -176,13 +176,27 @@ func (m Member) check() error {
 	if m.WALDir != "" && !filepath.IsAbs(m.WALDir) {
 		errs = append(errs, fmt.Errorf("member %s: wal_dir %q is not an absolute path", m.Name, m.WALDir))
 	}
-	for what, command := range map[string]string{"start": m.Service.Start, "stop": m.Service.Stop, "status": m.Service.Status} {
+	return errors.Join(append(errs, m.Service.check(m.Name))...)
+}
+
+func (s Service) check(member string) error {
+	commands := s.Start != "" || s.Stop != "" || s.Status != "" || s.Inhibit != "" || s.Allow != ""
+	switch {
+	case s.Systemd != "" && s.StaticPod != "", commands && (s.Systemd != "" || s.StaticPod != ""):
+		return fmt.Errorf("member %s: service is more than one of a systemd unit, a static pod and commands", member)
+	case s.StaticPod != "" && !filepath.IsAbs(s.StaticPod):
+		return fmt.Errorf("member %s: static_pod %q is not an absolute path", member, s.StaticPod)
+	case s.Systemd != "" || s.StaticPod != "":
+		return nil
+	}
+	var errs []error
+	for what, command := range map[string]string{"start": s.Start, "stop": s.Stop, "status": s.Status} {
 		if command == "" {
-			errs = append(errs, fmt.Errorf("member %s: service has no %s command", m.Name, what))
+			errs = append(errs, fmt.Errorf("member %s: service has no %s command", member, what))
 		}
 	}
-	if (m.Service.Inhibit == "") != (m.Service.Allow == "") {
-		errs = append(errs, fmt.Errorf("member %s: service needs both inhibit and allow, or neither", m.Name))
+	if (s.Inhibit == "") != (s.Allow == "") {
+		errs = append(errs, fmt.Errorf("member %s: service needs both inhibit and allow, or neither", member))
 	}
 	return errors.Join(errs...)
 }

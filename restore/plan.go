@@ -169,6 +169,7 @@ const (
 	StepAllow    StepKind = "allow"    // starts are allowed again
 	StepStart    StepKind = "start"
 	StepProve    StepKind = "prove"   // health, identity, hash, write and read
+	StepResume   StepKind = "resume"  // with static pods: the control plane that was stopped with etcd comes back
 	StepAgents   StepKind = "agents"  // each agent's own verdict
 	StepBackup   StepKind = "backup"  // a first backup of the new line
 	StepRevert   StepKind = "revert"  // rollback before the start: the old dirs return

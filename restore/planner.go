@@ -62,8 +62,8 @@ func (r *Restorer) newPlan(kind PlanKind) (Plan, error) {
 	for _, m := range r.targets() {
 		plan.Members = append(plan.Members, m.Member)
 	}
-	for _, kind := range []StepKind{StepPrepare, StepStage, StepStop, StepGate, StepExchange, StepAllow, StepStart, StepProve, StepAgents, StepBackup, StepEnd} {
-		if kind == StepBackup && r.Backup == nil {
+	for _, kind := range []StepKind{StepPrepare, StepStage, StepStop, StepGate, StepExchange, StepAllow, StepStart, StepProve, StepResume, StepAgents, StepBackup, StepEnd} {
+		if kind == StepBackup && r.Backup == nil || kind == StepResume && !r.resumes() {
 			continue
 		}
 		plan.Steps = append(plan.Steps, r.step(kind))

@@ -167,6 +167,11 @@ func (r *Restorer) flags() []string {
 	return flags
 }
 
+// resumes says whether a member's service stops more than etcd.
+func (r *Restorer) resumes() bool {
+	return slices.ContainsFunc(r.targets(), func(m Placed) bool { return m.Service.StaticPod != "" })
+}
+
 func (r *Restorer) step(kind StepKind) Step { return Step{Kind: kind, Does: r.does(kind)} }
 
 func (r *Restorer) does(kind StepKind) string {
@@ -187,6 +192,8 @@ func (r *Restorer) does(kind StepKind) string {
 		return "start every member"
 	case StepProve:
 		return "prove identity, health, content, and a write"
+	case StepResume:
+		return "give the Kubernetes control planes back that were stopped with etcd"
 	case StepAgents:
 		return "wait for the agents' verdicts"
 	case StepBackup:

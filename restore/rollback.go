@@ -100,7 +100,10 @@ func (r *Restorer) revertRun(ctx context.Context, plan Plan, begun time.Time, re
 	if plan.at(StepRevert) == nil {
 		plan.Abandoned = true
 		plan.Steps = nil
-		for _, kind := range []StepKind{StepStop, StepRevert, StepDiscard, StepAllow, StepStart, StepEnd} {
+		for _, kind := range []StepKind{StepStop, StepRevert, StepDiscard, StepAllow, StepStart, StepResume, StepEnd} {
+			if kind == StepResume && !r.resumes() {
+				continue
+			}
 			plan.Steps = append(plan.Steps, r.step(kind))
 		}
 	}

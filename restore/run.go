@@ -194,6 +194,8 @@ func (x *execution) do(ctx context.Context, step *Step) (detail string, err erro
 		return "", x.start(ctx, step)
 	case StepProve:
 		return x.prove(ctx)
+	case StepResume:
+		return "", x.applyAll(ctx, ActResume)
 	case StepAgents:
 		return x.askAgents(ctx)
 	case StepBackup:

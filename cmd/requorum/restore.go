@@ -166,9 +166,6 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		if !m.Host.Local() {
 			return nil, usage("member %s of cluster %s has host %s: this version restores members on this machine only (host: local)", m.Name, t.cluster.Name, m.Host)
 		}
-		if m.Service.Start == "" {
-			return nil, usage("member %s of cluster %s: this version starts and stops members by the commands start, stop and status only", m.Name, t.cluster.Name)
-		}
 		o.Members = append(o.Members, restore.Placed{On: host, Member: restoreMember(m)})
 	}
 	return restore.New(o)
@@ -176,8 +173,8 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 
 func restoreMember(m config.Member) restore.Member {
 	return restore.Member{Name: m.Name, Host: string(m.Host), PeerURL: string(m.PeerURL), ClientURL: string(m.ClientURL),
-		DataDir: string(m.DataDir), WALDir: string(m.WALDir), Service: restore.Service{Start: m.Service.Start, Stop: m.Service.Stop,
-			Status: m.Service.Status, Inhibit: m.Service.Inhibit, Allow: m.Service.Allow}}
+		DataDir: string(m.DataDir), WALDir: string(m.WALDir), Service: restore.Service{Systemd: m.Service.Systemd,
+			StaticPod: string(m.Service.StaticPod), Start: m.Service.Start, Stop: m.Service.Stop, Status: m.Service.Status, Inhibit: m.Service.Inhibit, Allow: m.Service.Allow}}
 }
 
 func owner() restore.Owner {
@@ -214,7 +211,7 @@ func commonName(c *tls.Config) string {
 // restorable says whether this version can restore the cluster where it is configured to live.
 func (t *target) restorable() bool {
 	return len(t.cluster.Members) > 0 && !slices.ContainsFunc(t.cluster.Members, func(m config.Member) bool {
-		return !m.Host.Local() || m.Service.Start == ""
+		return !m.Host.Local()
 	})
 }
 

@@ -17,13 +17,10 @@ const (
 	stopAgain = 2 * time.Second
 )
 
-// inhibit forbids starts. The marker says so to requorum on every host; where the service has an
-// inhibit command, that says so to everybody else.
+// inhibit forbids starts. The marker says so to requorum on every host, the service to everybody else.
 func (h *Host) inhibit(ctx context.Context, p *place) error {
-	if p.member.Service.Inhibit != "" {
-		if err := p.must(ctx, "inhibit", p.member.Service.Inhibit); err != nil {
-			return err
-		}
+	if err := p.service().do(ctx, restore.ActInhibit); err != nil {
+		return err
 	}
 	if owner, err := p.inhibitedBy(); err != nil || owner == p.run {
 		return err
@@ -66,10 +63,8 @@ func (h *Host) allow(ctx context.Context, p *place) error {
 			return p.fault(restore.HostInhibited, "finish or roll back that run", "allow starts: run %s forbids them", owner)
 		}
 	}
-	if p.member.Service.Allow != "" {
-		if err := p.must(ctx, "allow", p.member.Service.Allow); err != nil {
-			return err
-		}
+	if err := p.service().do(ctx, restore.ActAllow); err != nil {
+		return err
 	}
 	if err := os.Remove(p.marker()); err != nil && !gone(err) {
 		return fmt.Errorf("%s: allow: %w", p.member.Name, err)
@@ -79,22 +74,15 @@ func (h *Host) allow(ctx context.Context, p *place) error {
 
 // stop ends the member and waits until its process is gone and its ports are closed.
 func (h *Host) stop(ctx context.Context, p *place) error {
-	u, err := p.inUse(ctx)
-	if err != nil {
-		return err
-	}
-	if u.stopped() {
-		// A service manager may be about to start it again. That there is nothing to stop is no failure.
-		if _, _, err := p.command(ctx, "stop", p.member.Service.Stop); err != nil {
-			return err
-		}
-	} else if err := p.must(ctx, "stop", p.member.Service.Stop); err != nil {
+	// Even if nothing runs: a service manager may be about to start it again.
+	if err := p.service().do(ctx, restore.ActStop); err != nil {
 		return err
 	}
 	begun := time.Now()
 	again := stopAgain
 	for {
-		if u, err = p.inUse(ctx); err != nil {
+		u, err := p.inUse(ctx)
+		if err != nil {
 			return err
 		}
 		took := time.Since(begun)
@@ -105,7 +93,7 @@ func (h *Host) stop(ctx context.Context, p *place) error {
 			return p.fault(restore.HostRunning, "stop it by hand and run the same command again", "%s after the stop command succeeded: %s", stopGrace, u)
 		case took > again: // somebody else started it meanwhile
 			again += stopAgain
-			if err := p.must(ctx, "stop", p.member.Service.Stop); err != nil {
+			if err := p.service().do(ctx, restore.ActStop); err != nil {
 				return err
 			}
 		}
@@ -139,6 +127,11 @@ func (h *Host) exchange(ctx context.Context, p *place) error {
 			err = p.fault(restore.HostChanged, "run the same command again", "exchange: starts are not forbidden here")
 		}
 		return err
+	}
+	if s, err := p.service().status(ctx); err != nil {
+		return err
+	} else if s.open != "" {
+		return p.fault(restore.HostChanged, "run the same command again", "exchange: somebody allowed starts here again: %s", s.open)
 	}
 	return h.swapUnits(ctx, p, j, forward, backward, func() error {
 		if !j.Here.SwapBegun.IsZero() {
@@ -286,7 +279,7 @@ func (h *Host) start(ctx context.Context, p *place) error {
 		}
 		return p.fault(restore.HostRunning, "end that process, or give it another port", "start: the port of %s is taken by %s", port.URL, what)
 	}
-	return p.must(ctx, "start", p.member.Service.Start)
+	return p.service().do(ctx, restore.ActStart)
 }
 
 // prune removes the old dirs that an ended run kept.

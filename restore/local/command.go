@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,10 +21,7 @@ import (
 // gets none of the terminal's signals; its output goes to a file, so that such an etcd does not keep us waiting. A command that
 // does not end in time is killed with its process group; that, and one that cannot be run, is an error.
 func (p *place) command(ctx context.Context, verb, text string) (code int, output string, err error) {
-	timeout := p.member.Service.Timeout
-	if timeout <= 0 {
-		timeout = restore.DefaultCommandTimeout
-	}
+	timeout := p.patience()
 	log, remove, err := p.commandLog(verb)
 	if err != nil {
 		return 0, "", fmt.Errorf("%s: %s: %w", p.member.Name, verb, err)
@@ -78,9 +76,44 @@ func (p *place) must(ctx context.Context, verb, text string) error {
 		return err
 	}
 	if code != 0 {
-		return p.fault(restore.HostCommand, "see whether it works by hand", "the %s command %q ended with code %d%s", verb, text, code, output)
+		return p.ended(verb, text, code, output)
 	}
 	return nil
+}
+
+func (p *place) ended(verb, text string, code int, output string) error {
+	return p.fault(restore.HostCommand, "see whether it works by hand", "the %s command %q ended with code %d%s", verb, text, code, output)
+}
+
+// call runs a program of the system, such as systemctl, and returns its standard output. One that cannot be run or does not end
+// in time is an error; what it printed on standard error is the text of an exit code's error.
+func (p *place) call(ctx context.Context, timeout time.Duration, program string, args ...string) (string, error) {
+	call := strings.Join(append([]string{program}, args...), " ")
+	bounded, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it did not end within %s", timeout))
+	defer cancel()
+	cmd := exec.CommandContext(bounded, program, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER=")
+	cmd.Dir, cmd.WaitDelay = "/", time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if err == nil {
+		return stdout.String(), nil
+	}
+	if cause := context.Cause(bounded); cause != nil {
+		err = cause
+	} else if text := strings.TrimSpace(stderr.String()); text != "" {
+		err = fmt.Errorf("%w: %s", err, strings.Join(strings.Split(text, "\n"), "; "))
+	}
+	return stdout.String(), p.fault(restore.HostCommand, "see whether it works by hand", "%s: %v", call, err)
+}
+
+// patience bounds each command of the service.
+func (p *place) patience() time.Duration {
+	if t := p.member.Service.Timeout; t > 0 {
+		return t
+	}
+	return restore.DefaultCommandTimeout
 }
 
 // commandLog is kept in the state directory, if there is one, for a person to read.

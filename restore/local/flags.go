@@ -50,8 +50,8 @@ var booleans = map[string]bool{"force-new-cluster": true, "client-cert-auth": tr
 	"peer-auto-tls": true, "pre-vote": true, "enable-pprof": true, "strict-reconfig-check": true, "enable-v2": true, "logger-console": true,
 	"initial-corrupt-check": true, "experimental-initial-corrupt-check": true, "unsafe-no-fsync": true, "socket-reuse-port": true, "socket-reuse-address": true}
 
-// flagsOf reads the settings of the running process, else of the start command; nil if neither tells.
-func (p *place) flagsOf(running []restore.Process) *restore.Flags {
+// processFlags reads the settings of the running etcd; nil if there is none.
+func (p *place) processFlags(running []restore.Process) *restore.Flags {
 	for _, proc := range running {
 		argv := cmdline(proc.PID)
 		if len(argv) == 0 {
@@ -61,39 +61,11 @@ func (p *place) flagsOf(running []restore.Process) *restore.Flags {
 		if set["data-dir"] == "" && set["name"] == "" && set["config-file"] == "" {
 			continue
 		}
-		cwd, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", proc.PID))
-		program, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", proc.PID))
-		return flags(fmt.Sprintf("process %d", proc.PID), set, cwd, program, true)
-	}
-	words, plain := shellWords(p.member.Service.Start)
-	for i, w := range words {
-		if filepath.Base(w) != "etcd" {
-			continue
-		}
-		program, err := exec.LookPath(w)
-		if err != nil {
-			return nil // an argument of something else, such as a unit's name
-		}
-		if info, err := os.Stat(program); err != nil || info.IsDir() {
-			return nil
-		}
-		var env []string
-		for _, before := range words[:i] {
-			if strings.HasPrefix(before, "ETCD_") {
-				env = append(env, before)
-			}
-		}
-		args := words[i+1:]
-		for k, a := range args {
-			if a == ";" || a == "&" || a == "|" || a == "&&" || a == "||" || strings.HasPrefix(a, ">") || strings.HasPrefix(a, "2>") {
-				args = args[:k]
-				break
-			}
-		}
-		if len(args) == 0 && len(env) == 0 {
-			return nil
-		}
-		return flags("start command", settings(args, env), "/", program, plain)
+		o := origin{from: fmt.Sprintf("process %d", proc.PID), complete: true, defaults: true, root: fileSystem(proc.PID)}
+		o.cwd, _ = os.Readlink(fmt.Sprintf("/proc/%d/cwd", proc.PID))
+		o.program, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", proc.PID))
+		o.program = o.root + o.program
+		return p.flags(set, o)
 	}
 	return nil
 }
@@ -139,24 +111,50 @@ func shellWords(text string) (words []string, plain bool) {
 	return words, plain
 }
 
-func flags(from string, set map[string]string, cwd, program string, complete bool) *restore.Flags {
-	if file := set["config-file"]; file != "" {
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(cwd, file)
+// origin is where settings were found.
+type origin struct {
+	from     string // for a person
+	cwd      string // that relative paths refer to, empty if not known
+	root     string // where the file system lies that paths are of, empty for this one
+	program  string
+	complete bool                     // all settings were seen
+	defaults bool                     // the working directory is known for sure, so even etcd's own data dir is
+	host     func(path string) string // where a path of a container lies on this machine, empty if nowhere; nil: root says it
+}
+
+// flags are settings as they hold on this machine.
+func (p *place) flags(set map[string]string, o origin) *restore.Flags {
+	abs := func(path string) string {
+		if path == "" || filepath.IsAbs(path) || o.cwd == "" {
+			return path
 		}
-		data, err := os.ReadFile(file)
+		return filepath.Join(o.cwd, path)
+	}
+	file := func(path string) string {
+		switch path = abs(path); {
+		case path == "":
+			return ""
+		case o.host != nil:
+			return o.host(path)
+		case o.root != "":
+			return filepath.Join(o.root, path)
+		}
+		return path
+	}
+	dir := func(path string) string {
+		if path = abs(path); path != "" && o.host != nil {
+			path = o.host(path)
+		}
+		return p.home(o.root, path)
+	}
+	if name := set["config-file"]; name != "" {
+		data, err := os.ReadFile(file(name))
 		if err != nil {
-			return &restore.Flags{From: from + ", whose config file cannot be read", Program: program}
+			return &restore.Flags{From: o.from + ", whose config file cannot be read", Program: o.program}
 		}
 		// With a config file etcd ignores all other flags and the environment.
 		set = configFile(data)
-		from += ", config file " + file
-	}
-	abs := func(path string) string {
-		if path == "" || filepath.IsAbs(path) || cwd == "" {
-			return path
-		}
-		return filepath.Join(cwd, path)
+		o.from += ", config file " + abs(name)
 	}
 	list := func(name string) []string {
 		if set[name] == "" {
@@ -164,16 +162,24 @@ func flags(from string, set map[string]string, cwd, program string, complete boo
 		}
 		return strings.Split(set[name], ",")
 	}
-	f := &restore.Flags{From: from, Program: program, Complete: complete, Name: set["name"],
-		DataDir: abs(set["data-dir"]), WALDir: abs(set["wal-dir"]),
+	if o.defaults {
+		if set["name"] == "" {
+			set["name"] = "default"
+		}
+		if set["data-dir"] == "" && o.cwd != "" {
+			set["data-dir"] = set["name"] + ".etcd"
+		}
+	}
+	f := &restore.Flags{From: o.from, Program: o.program, Complete: o.complete, Name: set["name"],
+		DataDir: dir(set["data-dir"]), WALDir: dir(set["wal-dir"]),
 		ListenPeer: list("listen-peer-urls"), ListenClient: list("listen-client-urls"),
 		AdvertisePeer: list("initial-advertise-peer-urls"), AdvertiseClient: list("advertise-client-urls"),
 		ForceNewCluster: set["force-new-cluster"] == "true"}
 	f.QuotaBytes, _ = strconv.ParseInt(set["quota-backend-bytes"], 10, 64)
 	for _, name := range []string{"cert-file", "key-file", "trusted-ca-file", "client-cert-file", "client-key-file",
 		"peer-cert-file", "peer-key-file", "peer-trusted-ca-file"} {
-		if file := set[name]; file != "" {
-			f.TLSFiles = append(f.TLSFiles, abs(file))
+		if path := file(set[name]); path != "" {
+			f.TLSFiles = append(f.TLSFiles, path)
 		}
 	}
 	return f

@@ -44,7 +44,7 @@ peer-transport-security:
 		if c.want.From == "" {
 			c.want.From = "x"
 		}
-		if got := flags("x", settings(c.args, c.env), "/cwd", "", true); !reflect.DeepEqual(*got, c.want) {
+		if got := (&place{}).flags(settings(c.args, c.env), origin{from: "x", cwd: "/cwd", complete: true}); !reflect.DeepEqual(*got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, *got, c.want)
 		}
 	}

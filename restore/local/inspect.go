@@ -121,8 +121,24 @@ func (h *Host) inspectDeep(ctx context.Context, p *place, s *restore.State) {
 	if info, err := os.Stat(p.data); err == nil && !info.IsDir() {
 		problem("data dir", "%s is not a directory", p.data)
 	}
-	if s.Flags = p.flagsOf(s.Running); s.Flags != nil {
-		s.Version = versionOf(ctx, s.Flags.Program)
+	o := p.service().look(ctx)
+	s.Problems = append(s.Problems, o.problems...)
+	runs := p.processFlags(s.Running)
+	switch s.Flags = o.flags; {
+	case runs != nil && o.flags != nil && o.flags.Complete:
+		s.Problems = append(s.Problems, compare(runs, o.flags)...)
+	case runs != nil:
+		s.Flags = runs
+	}
+	for _, f := range []*restore.Flags{s.Flags, runs} {
+		if f != nil && s.Version == "" {
+			s.Version = versionOf(ctx, f.Program)
+		}
+	}
+	if s.Version == "" {
+		s.Version = o.version
+	}
+	if s.Flags != nil {
 		s.Problems = append(s.Problems, tlsProblems(s.Flags.TLSFiles, h.now())...)
 	}
 }

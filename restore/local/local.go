@@ -101,6 +101,8 @@ func (h *Host) apply(ctx context.Context, p *place, req restore.ApplyRequest) er
 		return h.allow(ctx, p)
 	case restore.ActStart:
 		return h.start(ctx, p)
+	case restore.ActResume:
+		return p.service().do(ctx, restore.ActResume)
 	case restore.ActDiscard:
 		return p.discard()
 	case restore.ActUnlock:

@@ -120,6 +120,11 @@ func writeFile(path string, data []byte) error {
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(data)
+	return finish(tmp, err, path)
+}
+
+// finish makes a temporary file durable, and then the one at path, unless writing it failed.
+func finish(tmp *os.File, err error, path string) error {
 	if err == nil {
 		err = tmp.Sync()
 	}

@@ -14,8 +14,7 @@ import (
 
 // use is who uses a member's place.
 type use struct {
-	active    bool // says the status command
-	output    string
+	status
 	processes []restore.Process
 	ports     []restore.Port
 }
@@ -25,7 +24,7 @@ func (u use) stopped() bool { return !u.active && len(u.processes) == 0 && len(u
 func (u use) String() string {
 	var parts []string
 	if u.active {
-		parts = append(parts, "the status command says that it runs")
+		parts = append(parts, "the service says that it runs")
 	}
 	for _, p := range u.processes {
 		parts = append(parts, fmt.Sprintf("process %d (%s) %s", p.PID, p.Command, p.How))
@@ -43,15 +42,19 @@ func (u use) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// inUse asks the status command, the process table and the ports. A status command that cannot be
-// run or does not end is an error: then nobody knows.
+// inUse asks the service, the process table and the ports. A service that does not answer is an error: then nobody knows.
 func (p *place) inUse(ctx context.Context) (use, error) {
-	var u use
-	code, output, err := p.command(ctx, "status", p.member.Service.Status)
+	s, err := p.service().status(ctx)
 	if err != nil {
-		return u, err
+		return use{}, err
 	}
-	u.active, u.output = code == 0, output
+	u, err := p.usedBy(ctx)
+	u.active, u.output, u.open = s.active, s.output, s.open
+	return u, err
+}
+
+// usedBy asks the process table and the ports.
+func (p *place) usedBy(ctx context.Context) (u use, err error) {
 	if u.processes, err = p.processes(); err != nil {
 		return u, fmt.Errorf("%s: look for processes: %w", p.member.Name, err)
 	}

@@ -169,8 +169,7 @@ func opens(pid int, dirs []string, db os.FileInfo) string {
 
 // named tells whether the process's own settings name the data dir.
 func (p *place) named(pid int) string {
-	ours, err := os.Readlink("/proc/self/ns/mnt")
-	if theirs, terr := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid)); err == nil && terr == nil && ours != theirs {
+	if fileSystem(pid) != "" {
 		return "" // its paths mean other places
 	}
 	argv := cmdline(pid)
@@ -201,6 +200,16 @@ func cmdline(pid int) []string {
 		return nil
 	}
 	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+}
+
+// fileSystem is where the file system of a process lies that has another one than this, such as a container's; else it is empty.
+func fileSystem(pid int) string {
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	theirs, terr := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil || terr != nil || ours == theirs {
+		return ""
+	}
+	return fmt.Sprintf("/proc/%d/root", pid)
 }
 
 // environ is empty for processes of other users.

@@ -77,6 +77,8 @@ func cmdline(int) []string { return nil }
 
 func environ(int) []string { return nil }
 
+func fileSystem(int) string { return "" }
+
 func listening(ctx context.Context, raw string) ([]restore.Port, error) {
 	addrs, port, err := hostPort(ctx, raw)
 	if err != nil {

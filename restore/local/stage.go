@@ -90,7 +90,7 @@ func (p *place) build(ctx context.Context, req restore.StageRequest, db io.Reade
 		built = append(built, dir.WALDir)
 	}
 	for i, b := range built {
-		if err := p.likeOld(b, units[i].Live); err != nil {
+		if err := p.likeOld(ctx, b, units[i].Live); err != nil {
 			return err
 		}
 		if err := rename(b, units[i].Staged); err != nil {
@@ -155,33 +155,43 @@ func (p *place) describe(sum string, units []restore.Unit, here *restore.Here) e
 }
 
 // likeOld gives a staged unit the owner and, at its top, the mode of the directory that it will replace, or, where there is
-// none, the owner of the directory around it: etcd must be able to open it.
-func (p *place) likeOld(staged, live string) error {
+// none, whom the service runs etcd as, else the owner of the directory around it: etcd must be able to open it.
+func (p *place) likeOld(ctx context.Context, staged, live string) error {
 	info, err := os.Stat(live)
 	mode := fs.FileMode(0o700)
+	var of *owner
 	switch {
 	case err == nil:
 		mode = info.Mode().Perm()
 	case gone(err):
+		if of = p.service().look(ctx).owner; of != nil {
+			break
+		}
 		if info, err = os.Stat(filepath.Dir(live)); err != nil {
 			return err
 		}
 	default:
 		return err
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
+	if of == nil {
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return fmt.Errorf("the owner of %s cannot be told", info.Name())
+		}
+		of = &owner{int(st.Uid), int(st.Gid)}
+	}
+	if of.uid != os.Geteuid() || of.gid != os.Getegid() {
 		err := filepath.WalkDir(staged, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
-			if err := os.Lchown(path, int(st.Uid), int(st.Gid)); err != nil {
+			if err := os.Lchown(path, of.uid, of.gid); err != nil {
 				return err
 			}
 			return syncDir(path) // or a file: a lost owner would keep etcd from opening it
 		})
 		if err != nil {
-			return fmt.Errorf("give it the owner of %s: %w", live, err)
+			return fmt.Errorf("give it the owner that %s has or should have: %w", live, err)
 		}
 	}
 	if err := os.Chmod(staged, mode); err != nil {
