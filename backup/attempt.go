@@ -79,9 +79,9 @@ func (t *taking) store(ctx context.Context, s *source, m cluster.MemberStatus, f
 		return fail(err)
 	}
 	defer up.abandon(ctx, stop)
-	if err := t.stream(stream, up.spool); err != nil {
+	if err := t.stream(ctx, stream, up.spool); err != nil {
 		done("failed")
-		return fail(ofMember(ctx, err))
+		return fail(err)
 	}
 	done(bytesText(stream.Size) + " from " + m.Label())
 	manifest, facts, err := t.examine(ctx, s, m, stream.Version, file)
@@ -115,11 +115,15 @@ func of(m cluster.MemberStatus, err error) error {
 	return fmt.Errorf("the database of %s: %w", m.Label(), err)
 }
 
-// stream fills the spool at full speed.
-func (t *taking) stream(stream *cluster.Stream, spool *spooled) error {
+// stream fills the spool at full speed. The upload, which reads the spool, ends with the same error as the stream does: whichever
+// of them is noticed first, the next member is tried.
+func (t *taking) stream(ctx context.Context, stream *cluster.Stream, spool *spooled) error {
 	w := &counted{w: spool, advance: func(n int64) { t.Progress.Advance(StageStream, n) }}
 	_, err := io.Copy(w, stream)
 	w.flush()
+	if err != nil {
+		err = ofMember(ctx, err)
+	}
 	spool.end(err)
 	if err != nil {
 		return err
@@ -155,8 +159,8 @@ func (t *taking) upload(ctx context.Context, stop context.CancelCauseFunc, spool
 			return f, nil
 		})
 		if up.err != nil {
-			done("failed")
 			stop(up.err)
+			done("failed")
 			return
 		}
 		done(fmt.Sprintf("%s in %s", bytesText(up.data.StoredBytes), up.Store()))

@@ -54,6 +54,7 @@ func TestMembers(t *testing.T) {
 				}
 			}
 			stalled.Pause(t)
+			t.Cleanup(func() { stalled.Resume(t) })
 		}}
 		r := b.take(t, func(o *backup.TakeOptions) { o.Idle, o.Progress = 2*time.Second, hook })
 		stalled.Resume(t)
@@ -148,7 +149,8 @@ func firstChoice(t *testing.T, c *cluster.Client) cluster.MemberStatus {
 	return usable[0]
 }
 
-// pauseWhenStreaming calls pause once, when the first bytes of the stream have been spooled.
+// pauseWhenStreaming calls pause once, when the first bytes of the stream have been spooled. When the stream has failed, the attempt
+// learns first that the upload has failed, too.
 type pauseWhenStreaming struct {
 	*stages
 	pause func()
@@ -161,6 +163,16 @@ func (p *pauseWhenStreaming) Advance(stage string, n int64) {
 		p.pause()
 	}
 	p.stages.Advance(stage, n)
+}
+
+func (p *pauseWhenStreaming) Done(stage, detail string) {
+	p.stages.Done(stage, detail)
+	if stage != backup.StageStream || detail != "failed" {
+		return
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline) && !p.has(backup.StageUpload); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func TestTLSAndAuth(t *testing.T) {

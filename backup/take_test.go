@@ -244,6 +244,12 @@ func (s *stages) Done(stage, _ string) {
 	s.done = append(s.done, stage)
 }
 
+func (s *stages) has(stage string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.done, stage)
+}
+
 // leasedFacts counts the leased keys, and the one key that it selects.
 func leasedFacts() backup.Agents {
 	return backup.Agents{
