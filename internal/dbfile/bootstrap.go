@@ -1,124 +1,79 @@
 package dbfile
 
 import (
-	"bytes"
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"google.golang.org/protobuf/proto"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/etcd/etcdutl/v3/snapshot"
+	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/etcd/server/v3/storage/schema"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
-// This file has etcd's own restore make what it knows best - WAL, raft snapshot, the rows that name the members - on an empty
-// database, so that a large one is written only once.
+// This file makes what a new cluster begins with: the rows that name its members, and each member's WAL and raft snapshot. They are
+// those of etcdutl snapshot restore (TestFoundingAgreesWithEtcdutl), but that the raft log does not begin near 0.
 
-// bootstrap restores an empty database into the data directory of one member.
-func bootstrap(d MemberDir) (err error) {
-	// etcd's libraries end the process on some errors, by way of the logger.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("restore an empty database: %v", p)
-		}
-	}()
-	scratch, err := os.MkdirTemp(filepath.Dir(filepath.Clean(d.DataDir)), ".requorum-empty-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(scratch)
-	empty := filepath.Join(scratch, "db")
-	db, err := bolt.Open(empty, 0o600, &bolt.Options{NoSync: true})
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range schema.AllBuckets {
-			if _, err := tx.CreateBucket(b.Name()); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	return snapshot.NewV3(quiet()).Restore(snapshot.RestoreConfig{
-		SnapshotPath:        empty,
-		SkipHashCheck:       true, // it has no trailer
-		Name:                d.Name,
-		OutputDataDir:       d.DataDir,
-		OutputWALDir:        d.WALDir,
-		PeerURLs:            d.PeerURLs,
-		InitialCluster:      d.InitialCluster,
-		InitialClusterToken: d.Token,
-	})
-}
-
-// quiet is a logger that says nothing, and panics where others would end the process.
-func quiet() *zap.Logger { return zap.New(nil, zap.WithFatalHook(zapcore.WriteThenPanic)) }
-
-// founding is what a restore writes into the database of every member alike.
+// founding is a cluster that does not exist yet.
 type founding struct {
-	members [][2][]byte // rows of the members bucket
-	marks   [][2][]byte // rows of the meta bucket: consistent_index and term
-	cluster uint64
-	ids     map[string]uint64
+	cluster *membership.RaftCluster
 }
 
-// found finds out what a restore would write for these members, by doing one in a directory beside path.
-func found(path string, members []Member, token string) (founding, error) {
-	if len(members) == 0 {
-		return founding{}, errors.New("no members")
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".requorum-found-")
+// found is the new cluster of the members in the form of --initial-cluster. Its ids follow from their peer URLs and the token.
+func found(members, token string) (f founding, err error) {
+	defer recovered(&err)
+	urls, err := types.NewURLsMap(members)
 	if err != nil {
-		return founding{}, err
+		return f, err
 	}
-	defer os.RemoveAll(dir)
-	d := MemberDir{DataDir: filepath.Join(dir, "data"), Name: members[0].Name, PeerURLs: members[0].PeerURLs, InitialCluster: initialCluster(members), Token: token}
-	if err := bootstrap(d); err != nil {
-		return founding{}, err
+	if len(urls) == 0 {
+		return f, errors.New("no members")
 	}
-	urls, err := types.NewURLsMap(d.InitialCluster)
-	if err != nil {
-		return founding{}, err
+	all := urls.URLs()
+	slices.Sort(all)
+	if distinct := slices.Compact(slices.Clone(all)); len(distinct) != len(all) {
+		return f, fmt.Errorf("duplicate peer URL among %s", members)
 	}
-	cl, err := membership.NewClusterFromURLsMap(quiet(), token, urls)
-	if err != nil {
-		return founding{}, err
-	}
-	f := founding{cluster: uint64(cl.ID()), ids: make(map[string]uint64)}
-	for _, m := range cl.Members() {
-		f.ids[m.Name] = uint64(m.ID)
-	}
-	db, err := bolt.Open(filepath.Join(d.DataDir, "member", "snap", "db"), 0o600, &bolt.Options{ReadOnly: true})
-	if err != nil {
-		return founding{}, err
-	}
-	defer db.Close()
-	err = db.View(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(schema.Meta.Name())
-		for _, k := range [][]byte{schema.MetaConsistentIndexKeyName, schema.MetaTermKeyName} {
-			f.marks = append(f.marks, [2][]byte{k, bytes.Clone(meta.Get(k))})
-		}
-		return tx.Bucket(schema.Members.Name()).ForEach(func(k, v []byte) error {
-			f.members = append(f.members, [2][]byte{bytes.Clone(k), bytes.Clone(v)})
-			return nil
-		})
-	})
+	f.cluster, err = membership.NewClusterFromURLsMap(quiet(), token, urls)
 	return f, err
 }
 
-// write makes the database one of the cluster founded: nothing of its old membership stays.
-func (f founding) write(tx *bolt.Tx) error {
+// quiet is a logger that says nothing, and panics where others would end the process: etcd's libraries do that on some errors.
+func quiet() *zap.Logger { return zap.New(nil, zap.WithFatalHook(zapcore.WriteThenPanic)) }
+
+// recovered makes a panic of etcd's libraries an error.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%v", p)
+	}
+}
+
+// ids are those of the members, by name.
+func (f founding) ids() map[string]uint64 {
+	ids := make(map[string]uint64)
+	for _, m := range f.cluster.Members() {
+		ids[m.Name] = uint64(m.ID)
+	}
+	return ids
+}
+
+// write makes the database, which opens at revision, one of the cluster founded: nothing of its old membership stays, and its
+// raft log begins above the old one.
+func (f founding) write(tx *bolt.Tx, revision int64) error {
 	for _, name := range [][]byte{schema.Members.Name(), schema.MembersRemoved.Name()} {
 		if tx.Bucket(name) != nil {
 			if err := tx.DeleteBucket(name); err != nil {
@@ -129,21 +84,75 @@ func (f founding) write(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	meta, err := tx.CreateBucketIfNotExists(schema.Meta.Name())
+	for _, m := range f.cluster.Members() {
+		row, err := json.Marshal(m)
+		if err != nil {
+			return err
+		}
+		if err := tx.Bucket(schema.Members.Name()).Put(schema.BackendMemberKey(m.ID), row); err != nil {
+			return err
+		}
+	}
+	old, err := readPosition(tx)
 	if err != nil {
 		return err
 	}
-	for _, row := range f.marks {
-		if err := meta.Put(row[0], row[1]); err != nil {
-			return err
-		}
+	return old.raised(revision).write(tx)
+}
+
+// bootstrap writes WAL and raft snapshot of one member, at the position that its prepared database has: a snapshot of the membership and no
+// entry after it, as a member has them that was just sent a snapshot by its leader.
+func bootstrap(d MemberDir, at position) (err error) {
+	defer recovered(&err)
+	if at.index == 0 {
+		return errors.New("the database has no raft index: it was not prepared")
 	}
-	for _, row := range f.members {
-		if err := tx.Bucket(schema.Members.Name()).Put(row[0], row[1]); err != nil {
-			return err
-		}
+	f, err := found(d.InitialCluster, d.Token)
+	if err != nil {
+		return err
 	}
-	return nil
+	self := f.cluster.MemberByName(d.Name)
+	if self == nil {
+		return fmt.Errorf("member %s is not in the initial cluster %s", d.Name, d.InitialCluster)
+	}
+	if own, err := types.NewURLs(d.PeerURLs); err != nil || !slices.Equal(own.StringSlice(), self.PeerURLs) {
+		return fmt.Errorf("member %s has peer URLs %q, but %q in the initial cluster", d.Name, d.PeerURLs, self.PeerURLs)
+	}
+	var voters []uint64
+	for _, m := range f.cluster.Members() {
+		voters = append(voters, uint64(m.ID))
+	}
+	slices.SortFunc(voters, cmp.Compare[uint64])
+	conf := &raftpb.ConfState{Voters: voters}
+	index, term := proto.Uint64(at.index), proto.Uint64(at.term)
+
+	metadata, err := proto.Marshal(&etcdserverpb.Metadata{NodeID: proto.Uint64(uint64(self.ID)), ClusterID: proto.Uint64(uint64(f.cluster.ID()))})
+	if err != nil {
+		return err
+	}
+	w, err := wal.Create(quiet(), d.wal(), metadata)
+	if err != nil {
+		return fmt.Errorf("create the WAL in %s: %w", d.wal(), err)
+	}
+	err = w.SaveSnapshot(&walpb.Snapshot{Index: index, Term: term, ConfState: conf})
+	if err == nil {
+		err = w.Save(&raftpb.HardState{Term: term, Vote: proto.Uint64(voters[0]), Commit: index}, nil)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		return fmt.Errorf("write the WAL in %s: %w", d.wal(), err)
+	}
+	return snap.New(quiet(), filepath.Join(d.DataDir, "member", "snap")).SaveSnap(&raftpb.Snapshot{
+		Data:     etcdserver.GetMembershipInfoInV2Format(quiet(), f.cluster),
+		Metadata: &raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: conf},
+	})
+}
+
+// wal is where the WAL belongs.
+func (d MemberDir) wal() string {
+	if d.WALDir != "" {
+		return d.WALDir
+	}
+	return filepath.Join(d.DataDir, "member", "wal")
 }
 
 // initialCluster is the members in the form of --initial-cluster.

@@ -76,8 +76,8 @@ type Prepared struct {
 
 // Prepare turns a database file that passed CheckInChild into the one with which every member of a new cluster starts:
 // in place, in one transaction, synced to disk. It removes the trailer; applies edits; drops leases; clears all alarms but
-// CORRUPT (ErrCorruptAlarm) and what a downgrade left; sets revision, compaction, membership, consistent index and term; and the
-// marks by which servers of the target version know their storage. Auth is not touched. Nothing else may have the file open.
+// CORRUPT (ErrCorruptAlarm) and what a downgrade left; sets revision, compaction and membership; sets consistent index and term, above the
+// file's own, at which the raft logs of the new cluster begin; and the marks by which servers of the target version know their storage. Auth is not touched. Nothing else may have the file open.
 // When it fails, the file is as it was, perhaps without trailer.
 func Prepare(ctx context.Context, path string, o PrepareOptions) (_ Prepared, err error) {
 	defer func() {
@@ -106,14 +106,14 @@ func Prepare(ctx context.Context, path string, o PrepareOptions) (_ Prepared, er
 	if o.TargetRevision != 0 && o.TargetRevision <= index.revision+1 {
 		return Prepared{}, fmt.Errorf("target revision %d is not above %d, the revision of the edits", o.TargetRevision, index.revision+1)
 	}
-	f, err := found(path, o.Members, o.Token)
+	f, err := found(initialCluster(o.Members), o.Token)
 	if err != nil {
 		return Prepared{}, fmt.Errorf("found the new cluster: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return Prepared{}, context.Cause(ctx)
 	}
-	done := Prepared{SourceRevision: index.revision, ClusterID: f.cluster, MemberIDs: f.ids}
+	done := Prepared{SourceRevision: index.revision, ClusterID: uint64(f.cluster.ID()), MemberIDs: f.ids()}
 	err = update(path, func(tx *bolt.Tx) error {
 		for _, step := range []func(*bolt.Tx) error{
 			done.clearAlarms,
@@ -121,7 +121,7 @@ func Prepare(ctx context.Context, path string, o PrepareOptions) (_ Prepared, er
 			func(tx *bolt.Tx) error { return done.dropLeases(tx, o.DropLeases) },
 			func(tx *bolt.Tx) error { return done.bump(tx, o.TargetRevision) },
 			func(tx *bolt.Tx) error { return done.setMarks(tx, storage) },
-			f.write,
+			func(tx *bolt.Tx) error { return f.write(tx, done.OpenedRevision) },
 		} {
 			if err := step(tx); err != nil {
 				return err

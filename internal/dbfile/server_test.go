@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/internal/etcdtest"
@@ -252,6 +253,7 @@ func restore(t *testing.T, from, to string) {
 
 	before := etcdtest.Rows(t, c)
 	spool := take(t, c)
+	token := login(t, source) // of an index that the file does not know
 	r := check(t, spool, dbfile.CheckOptions{TrailerRequired: true, Select: dbfile.Select{Prefixes: []string{"/edited"}}})
 	if !r.AuthEnabled || len(r.Alarms) != 1 || r.Alarms[0].Type != "NOSPACE" || !slices.Equal(r.Members, []string{"old1"}) {
 		t.Errorf("the check finds auth %v, alarms %v, members %v", r.AuthEnabled, r.Alarms, r.Members)
@@ -339,6 +341,17 @@ func restore(t *testing.T, from, to string) {
 			t.Errorf("member %s is %x, predicted was %x", m.Name, m.ID, done.MemberIDs[m.Name])
 		}
 	}
+	for _, m := range target.Members {
+		refusedToken(t, m, token)
+		var now *clientv3.StatusResponse
+		err := etcdtest.Retried(ctx, func() (err error) { now, err = c.Status(ctx, m.ClientURL); return err })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.RaftIndex < r.ConsistentIndex+1e9 || now.RaftTerm <= r.RaftTerm {
+			t.Errorf("%s stands at raft index %d, term %d; the old cluster's file at %d, term %d", m.Name, now.RaftIndex, now.RaftTerm, r.ConsistentIndex, r.RaftTerm)
+		}
+	}
 	if alarms, err := c.AlarmList(ctx); err != nil || len(alarms.Alarms) != 0 {
 		t.Errorf("alarms %v, %v", alarms, err)
 	}
@@ -391,5 +404,40 @@ func restore(t *testing.T, from, to string) {
 	w := <-c.Watch(watching, "/", clientv3.WithPrefix(), clientv3.WithRev(r.Revision+5))
 	if !errors.Is(w.Err(), rpctypes.ErrCompacted) || w.CompactRevision != o.TargetRevision {
 		t.Errorf("a watch from before is told %v, compacted at %d; want that it is compacted at %d", w.Err(), w.CompactRevision, o.TargetRevision)
+	}
+}
+
+// login returns the token of a root who logs in now.
+func login(t *testing.T, c *etcdtest.Cluster) (token string) {
+	t.Helper()
+	err := etcdtest.Retried(t.Context(), func() error {
+		r, err := c.Client(t).Authenticate(t.Context(), "root", c.RootPassword)
+		if err == nil {
+			token = r.Token
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// refusedToken makes sure that a member says at once that it does not know a token: who holds it waits for ever otherwise.
+func refusedToken(t *testing.T, m *etcdtest.Member, token string) {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), rpctypes.TokenFieldNameGRPC, token), 30*time.Second)
+	defer cancel()
+	err = etcdtest.Retried(ctx, func() error {
+		_, err := etcdserverpb.NewKVClient(c.ActiveConnection()).Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("/last")})
+		return rpctypes.Error(err)
+	})
+	if !errors.Is(err, rpctypes.ErrInvalidAuthToken) {
+		t.Errorf("%s answers a request with a token of the old cluster with %v, want %v", m.Name, err, rpctypes.ErrInvalidAuthToken)
 	}
 }

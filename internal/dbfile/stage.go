@@ -31,7 +31,7 @@ type MemberDir struct {
 }
 
 // Stage builds the data directory of one member with a prepared database, read from db to its end: WAL and raft snapshot of a new
-// cluster as etcdutl snapshot restore makes them, and the database. Members, peer URLs and token must be those that the database was
+// cluster as etcdutl snapshot restore makes them, but at the index and term that the database has, and the database. Members, peer URLs and token must be those that the database was
 // prepared for. Everything is readable for the owner only and synced to disk, directories included, when Stage returns. When it fails
 // or ctx ends, what it made is removed. A db that is an *os.File is copied by the kernel, shared where the file system can.
 func Stage(ctx context.Context, d MemberDir, db io.Reader) error {
@@ -61,12 +61,12 @@ func StageAlone(ctx context.Context, dataDir string, db io.Reader) error {
 		if err != nil {
 			return err
 		}
-		cluster, err := found(f.Name(), []Member{aloneMember}, d.Token)
+		cluster, err := found(d.InitialCluster, d.Token)
 		if err != nil {
 			return err
 		}
 		return update(f.Name(), func(tx *bolt.Tx) error {
-			return errors.Join(new(Prepared).setMarks(tx, storage), cluster.write(tx))
+			return errors.Join(new(Prepared).setMarks(tx, storage), cluster.write(tx, 0))
 		})
 	}, func(string) error { return nil })
 	if err != nil {
@@ -105,20 +105,22 @@ func stage(ctx context.Context, d MemberDir, fill func(db *os.File) error, finis
 			return err
 		}
 	}
-	if err := os.MkdirAll(d.DataDir, 0o700); err != nil {
+	snapDir := filepath.Join(d.DataDir, "member", "snap")
+	if err := os.MkdirAll(snapDir, 0o700); err != nil {
 		return err
 	}
-	if err := bootstrap(d); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	f, err := os.OpenFile(filepath.Join(d.DataDir, "member", "snap", "db"), os.O_RDWR|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(filepath.Join(snapDir, "db"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(fill(f), f.Close()); err != nil {
+		return err
+	}
+	at, err := positionOf(f.Name())
+	if err != nil {
+		return err
+	}
+	if err := bootstrap(d, at); err != nil {
 		return err
 	}
 	for _, dir := range tops {
