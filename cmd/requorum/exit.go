@@ -8,6 +8,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/backup"
+	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/dbfile"
@@ -75,7 +76,7 @@ func exitCode(err error, caught syscall.Signal) int {
 		return exitRefused
 	case errors.Is(err, restore.ErrAgents):
 		return exitAgents
-	case errors.Is(err, backup.ErrPartial), errors.Is(err, restore.ErrPartly):
+	case errors.Is(err, backup.ErrPartial), errors.Is(err, restore.ErrPartly), errors.Is(err, drills.ErrObjective):
 		return exitPartly
 	}
 	return exitError

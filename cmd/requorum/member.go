@@ -19,7 +19,7 @@ func newMemberCommand(*app) *cobra.Command {
 	var while int
 	cmd := &cobra.Command{
 		Use:    "member",
-		Short:  "Run an embedded etcd member (for the demo)",
+		Short:  "Run an embedded etcd member (for the demo and for drills)",
 		Hidden: true,
 		Args:   exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,6 +38,7 @@ func newMemberCommand(*app) *cobra.Command {
 	flags.StringVar(&o.ListenPeer, "listen-peer", "", "peer `URL`")
 	flags.StringVar(&o.InitialCluster, "initial-cluster", "", "all members, `NAME=URL,…`")
 	flags.StringVar(&o.Token, "initial-cluster-token", "", "initial cluster `TOKEN`")
+	flags.Int64Var(&o.QuotaBytes, "quota-backend-bytes", 0, "`BYTES` that the database may have (default etcd's own, negative: any)")
 	flags.StringVar(&o.LogFile, "log-file", "", "`FILE` for the server's log")
 	flags.IntVar(&while, "while", 0, "end when the process `PID` has ended")
 	return cmd

@@ -137,6 +137,7 @@ func (k *checker) cluster(key string, cl *Cluster) {
 	k.members(key+".members", cl.Members)
 	k.agents(key, cl)
 	k.exposed(key+".identity_file", cl.IdentityFile)
+	k.exposed(key+".drill_signing_key_file", cl.DrillSigning)
 }
 
 func (k *checker) recipients(key string, list []Recipient) {

@@ -22,6 +22,7 @@ type Config struct {
 	Stores          map[string]*Store   `key:"stores,required"`
 	SpoolDir        Path                `key:"spool_dir" default:"/var/lib/requorum/spool"`
 	AllowTmpfsSpool bool                `key:"allow_tmpfs_spool" default:"false"`
+	SSH             SSH                 `key:"ssh"`
 	Election        *Election           `key:"election"`
 	Serve           Serve               `key:"serve"`
 	Notify          Notify              `key:"notify"`
@@ -77,7 +78,8 @@ type Cluster struct {
 	Thresholds    Thresholds  `key:"thresholds"`
 	Heartbeat     *SecretURL  `key:"heartbeat"`
 	KeepLeased    []KeyPrefix `key:"keep_leased" default:"[/registry/events/]"`
-	LiveDrills    bool        `key:"live_drills" default:"false"`
+	LiveDrills    Permission  `key:"live_drills" default:"refused"`
+	DrillSigning  File        `key:"drill_signing_key_file"`
 	EtcdBinary    File        `key:"etcd_binary" default:"(embedded)"`
 	TargetVersion Version     `key:"target_version" default:"(as found)"`
 	Members       []Member    `key:"members"`
@@ -224,6 +226,15 @@ type S3 struct {
 // Directory is a directory as a store. It need not exist when the configuration is read.
 type Directory struct {
 	Path Path `key:"path,required"`
+}
+
+// SSH is how members' hosts are reached. What is not written is as ssh(1) has it: by ~/.ssh/config, the usual keys and known_hosts.
+type SSH struct {
+	Config        File   `key:"config" default:"(~/.ssh/config, /etc/ssh/ssh_config)"`
+	IdentityFiles []File `key:"identity_files" default:"(as ssh has them)"`
+	KnownHosts    []File `key:"known_hosts" default:"(as ssh has them)"`
+	Sudo          bool   `key:"sudo" default:"true"`
+	Binaries      []File `key:"binaries"`
 }
 
 // Election is the coordination etcd through which several replicas of serve share the clusters.

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/authpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/requorum/requorum/drills"
+	"github.com/requorum/requorum/internal/dbfile"
+	"github.com/requorum/requorum/internal/member"
+	"github.com/requorum/requorum/storage/catalog"
+	"github.com/requorum/requorum/storage/repository"
+)
+
+const (
+	drillDial = 10 * time.Second // for a connection
+	drillCall = 30 * time.Second // for one question: members of a sandbox share one disk
+	drillPage = 5000             // keys that are asked for at once
+)
+
+// drillEtcd is a client of a cluster in a drill.
+type drillEtcd struct{ *clientv3.Client }
+
+var _ drills.Etcd = drillEtcd{}
+
+// openEtcd connects with the cluster's credentials.
+func (t *target) openEtcd(ctx context.Context, endpoints []string) (drillEtcd, error) {
+	conn, err := t.connection(t.cluster.Connection)
+	if err != nil {
+		return drillEtcd{}, err
+	}
+	o := clientv3.Config{Context: ctx, Endpoints: endpoints, DialTimeout: drillDial, Username: conn.Username, Password: conn.Password, Logger: zap.NewNop()}
+	if strings.HasPrefix(endpoints[0], "https://") {
+		o.TLS = conn.TLS
+	}
+	c, err := clientv3.New(o)
+	if err != nil {
+		return drillEtcd{}, fmt.Errorf("connect to %s: %w", strings.Join(endpoints, ", "), err)
+	}
+	return drillEtcd{c}, nil
+}
+
+// Register implements [drills.Registrar].
+func (e drillEtcd) Register(ctx context.Context, key, owner string, ttl time.Duration) (lease int64, taken bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, drillCall)
+	defer cancel()
+	granted, err := e.Grant(ctx, int64(ttl.Seconds()))
+	if err != nil {
+		return 0, false, fmt.Errorf("grant a lease: %w", err)
+	}
+	done, err := e.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, owner, clientv3.WithLease(granted.ID))).Commit()
+	if err == nil && done.Succeeded {
+		return int64(granted.ID), false, nil
+	}
+	revokeErr := e.Revoke(ctx, int64(granted.ID))
+	if err != nil {
+		return 0, false, errors.Join(fmt.Errorf("register %s: %w", key, err), revokeErr)
+	}
+	return 0, true, revokeErr
+}
+
+// KeepAlive implements [drills.Registrar].
+func (e drillEtcd) KeepAlive(ctx context.Context, lease int64) error {
+	ctx, cancel := context.WithTimeout(ctx, drillCall)
+	defer cancel()
+	_, err := e.KeepAliveOnce(ctx, clientv3.LeaseID(lease))
+	return err
+}
+
+// Revoke implements [drills.Registrar].
+func (e drillEtcd) Revoke(ctx context.Context, lease int64) error {
+	ctx, cancel := context.WithTimeout(ctx, drillCall)
+	defer cancel()
+	_, err := e.Lease.Revoke(ctx, clientv3.LeaseID(lease))
+	return err
+}
+
+// Keys implements [drills.Contents].
+func (e drillEtcd) Keys(ctx context.Context, revision int64) iter.Seq2[drills.Key, error] {
+	return func(yield func(drills.Key, error) bool) {
+		for from := "\x00"; ; {
+			page, err := e.page(ctx, from, revision)
+			if err != nil {
+				yield(drills.Key{}, fmt.Errorf("keys from %q at revision %d: %w", from, revision, err))
+				return
+			}
+			for _, kv := range page.Kvs {
+				if !yield(drills.Key{Name: string(kv.Key), Create: kv.CreateRevision, Mod: kv.ModRevision, Version: kv.Version, Leased: kv.Lease}, nil) {
+					return
+				}
+			}
+			if !page.More || len(page.Kvs) == 0 {
+				return
+			}
+			from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
+		}
+	}
+}
+
+func (e drillEtcd) page(ctx context.Context, from string, revision int64) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, drillCall)
+	defer cancel()
+	return e.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithKeysOnly(), clientv3.WithLimit(drillPage), clientv3.WithRev(revision))
+}
+
+// Leases implements [drills.Contents].
+func (e drillEtcd) Leases(ctx context.Context) ([]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, drillCall)
+	defer cancel()
+	answer, err := e.Lease.Leases(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("leases: %w", err)
+	}
+	var ids []int64
+	for _, l := range answer.Leases {
+		ids = append(ids, int64(l.ID))
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// Access implements [drills.Contents].
+func (e drillEtcd) Access(ctx context.Context) (drills.Access, error) {
+	ctx, cancel := context.WithTimeout(ctx, drillCall)
+	defer cancel()
+	a := drills.Access{Users: map[string]string{}, Roles: map[string]string{}}
+	status, err := e.AuthStatus(ctx)
+	if err != nil {
+		return a, err
+	}
+	a.Enabled = status.Enabled
+	users, err := e.UserList(ctx)
+	if err != nil {
+		return a, err
+	}
+	for _, name := range users.Users {
+		u, err := e.UserGet(ctx, name)
+		if err != nil {
+			return a, fmt.Errorf("user %s: %w", name, err)
+		}
+		slices.Sort(u.Roles)
+		a.Users[name] = strings.Join(u.Roles, ", ")
+	}
+	roles, err := e.RoleList(ctx)
+	if err != nil {
+		return a, err
+	}
+	for _, name := range roles.Roles {
+		r, err := e.RoleGet(ctx, name)
+		if err != nil {
+			return a, fmt.Errorf("role %s: %w", name, err)
+		}
+		var grants []string
+		for _, p := range r.Perm {
+			grants = append(grants, fmt.Sprintf("%s of %q to %q", authpb.Permission_Type(p.PermType), p.Key, p.RangeEnd))
+		}
+		slices.Sort(grants)
+		a.Roles[name] = strings.Join(grants, ", ")
+	}
+	return a, nil
+}
+
+// count is how many keys there are, and at which revision.
+func (e drillEtcd) count(ctx context.Context) (keys, revision int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, drillCall)
+	defer cancel()
+	answer, err := e.Get(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, 0, err
+	}
+	return answer.Count, answer.Header.Revision, nil
+}
+
+// untouched is an etcd on a backup as it is stored.
+type untouched struct {
+	drillEtcd
+	process *member.Process
+}
+
+// serveUntouched fetches a backup anew and starts etcd on it.
+func (t *target) serveUntouched(ctx context.Context, repo *repository.Repository, dir string, snap catalog.Snapshot, m catalog.Manifest) (_ drills.Untouched, err error) {
+	path, data := filepath.Join(dir, "untouched.db"), filepath.Join(dir, "untouched")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := repo.Fetch(ctx, snap, m, f, func(int64) {}); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil { // what is open stays readable
+		return nil, err
+	}
+	if _, err := f.Seek(0, 0); err != nil {
+		return nil, err
+	}
+	if err := dbfile.StageAlone(ctx, data, f); err != nil {
+		return nil, err
+	}
+	u := &untouched{}
+	if u.process, err = member.Start(ctx, member.Options{Name: "alone", DataDir: data, Tick: 10 * time.Millisecond, QuotaBytes: -1, NoFsync: true}); err != nil {
+		return nil, err
+	}
+	if u.drillEtcd, err = t.openEtcd(ctx, []string{u.process.Endpoint()}); err != nil {
+		u.process.Kill()
+		return nil, err
+	}
+	return u, nil
+}
+
+// Hash implements [drills.Untouched].
+func (u *untouched) Hash(ctx context.Context, revision int64) (catalog.HashKV, error) {
+	h, err := u.process.Hash(ctx, revision)
+	return catalog.HashKV(h), err
+}
+
+// Close implements [drills.Untouched].
+func (u *untouched) Close() error {
+	err := u.Client.Close()
+	u.process.Kill()
+	return err
+}

@@ -1,0 +1,200 @@
+package drills
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/requorum/requorum/restore"
+)
+
+// A Place is where one member of a sandbox lives.
+type Place struct {
+	Name, PeerURL, ClientURL string
+	Dir                      string // of everything that belongs to the member
+	DataDir                  string // in Dir
+	InitialCluster           string // of all members, as etcd's flag has it
+	QuotaBytes               int64  // of the backend; 0: none is known
+}
+
+// A sandbox is the directory of a drill, which a lock beside it shows to be in use.
+type sandbox struct {
+	dir    string
+	lock   *os.File
+	places []Place
+	serves []restore.Service // by place
+}
+
+// stopTime bounds the end of one member, removeTime the removal of what it leaves.
+const (
+	stopTime   = 30 * time.Second
+	removeTime = 30 * time.Second
+)
+
+func lockPath(dir string) string { return dir + ".lock" }
+
+// newSandbox makes the directory of a drill in parent and finds places for the members on loopback.
+func newSandbox(parent, id string, names []string, quota int64) (*sandbox, error) {
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory for drills: %w", err)
+	}
+	s := &sandbox{dir: filepath.Join(parent, "drill-"+id)}
+	var err error
+	if s.lock, err = holdLock(lockPath(s.dir)); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the sandbox: %w", err), s.release())
+	}
+	urls, err := freeURLs(2 * len(names))
+	if err != nil {
+		return nil, errors.Join(err, s.remove(context.Background()))
+	}
+	var initial []string
+	for i, name := range names {
+		dir := filepath.Join(s.dir, fmt.Sprintf("member%d", i+1))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return nil, errors.Join(err, s.remove(context.Background()))
+		}
+		s.places = append(s.places, Place{Name: name, PeerURL: urls[2*i], ClientURL: urls[2*i+1], Dir: dir, DataDir: filepath.Join(dir, "data"), QuotaBytes: quota})
+		initial = append(initial, name+"="+urls[2*i])
+	}
+	for i := range s.places {
+		s.places[i].InitialCluster = strings.Join(initial, ",")
+	}
+	return s, nil
+}
+
+// holdLock makes a lock file and holds it. A sweep that meets it between the two removes it, and another one is made.
+func holdLock(path string) (*os.File, error) {
+	for range 10 {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock the sandbox: %w", err)
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			mine, err := f.Stat()
+			now, nowErr := os.Stat(path)
+			if err == nil && nowErr == nil && os.SameFile(mine, now) {
+				return f, nil
+			}
+		}
+		_ = f.Close() // nothing was written to it
+	}
+	return nil, fmt.Errorf("lock the sandbox: another process holds %s", path)
+}
+
+// urls are those of the clients.
+func (s *sandbox) urls() []string {
+	var all []string
+	for _, p := range s.places {
+		all = append(all, p.ClientURL)
+	}
+	return all
+}
+
+// placed are the members as a restore knows them.
+func (s *sandbox) placed(host restore.Host, serve func(Place) restore.Service) []restore.Placed {
+	var all []restore.Placed
+	for _, p := range s.places {
+		service := serve(p)
+		s.serves = append(s.serves, service)
+		all = append(all, restore.Placed{On: host, Member: restore.Member{Name: p.Name, Host: "local", PeerURL: p.PeerURL, ClientURL: p.ClientURL,
+			DataDir: p.DataDir, Service: service}})
+	}
+	return all
+}
+
+// stop ends the members, which must not wait for ctx: a drill that was interrupted leaves nothing running either.
+func (s *sandbox) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	errs := make(chan error, len(s.serves))
+	for i, service := range s.serves {
+		go func() {
+			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", service.Stop)
+			cmd.WaitDelay = time.Second
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("stop %s of the sandbox: %w: %s", s.places[i].Name, err, strings.TrimSpace(string(out)))
+			}
+			errs <- err
+		}()
+	}
+	var all []error
+	for range s.serves {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// remove removes the sandbox. A process that is just being ended may still write into it, so it takes several attempts.
+func (s *sandbox) remove(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+	defer cancel()
+	for {
+		err := os.RemoveAll(s.dir)
+		if err == nil {
+			return s.release()
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("remove the sandbox: %w", err), s.lock.Close())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (s *sandbox) release() error { return errors.Join(os.Remove(lockPath(s.dir)), s.lock.Close()) }
+
+// Sweep removes from dir the sandboxes of drills whose process is dead. Their members have died with it.
+func Sweep(ctx context.Context, dir string, log *slog.Logger) {
+	locks, err := filepath.Glob(filepath.Join(dir, "drill-*.lock"))
+	if err != nil {
+		return // dir's own name is no pattern that Glob reads
+	}
+	for _, path := range locks {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+			_ = f.Close() // its drill lives
+			continue
+		}
+		dead := &sandbox{dir: strings.TrimSuffix(path, ".lock"), lock: f}
+		if err := dead.remove(ctx); err != nil {
+			log.Warn("the sandbox of a dead drill could not be removed", "error", err)
+			continue
+		}
+		log.Info("the sandbox of a dead drill is removed", "sandbox", dead.dir)
+	}
+}
+
+// freeURLs returns n URLs of loopback ports that are free now.
+func freeURLs(n int) ([]string, error) {
+	var urls []string
+	var open []net.Listener
+	defer func() {
+		for _, l := range open {
+			_ = l.Close()
+		}
+	}()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port for the sandbox: %w", err)
+		}
+		open = append(open, l)
+		urls = append(urls, "http://"+l.Addr().String())
+	}
+	return urls, nil
+}
