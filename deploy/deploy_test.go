@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/storage/catalog"
 )
 
@@ -139,6 +142,53 @@ func TestPods(t *testing.T) {
 		if at(pod, "automountServiceAccountToken") != false || at(pod, "securityContext", "runAsNonRoot") != true || at(pod, "securityContext", "seccompProfile", "type") != "RuntimeDefault" ||
 			at(box, "allowPrivilegeEscalation") != false || at(box, "readOnlyRootFilesystem") != true || at(box, "capabilities", "drop", 0) != "ALL" {
 			t.Errorf("%s: the pod has more rights than it needs: %v", path, pod)
+		}
+	}
+}
+
+// kustomization lists the manifests that are applied together.
+type kustomization struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string
+	Namespace  string
+	Resources  []string
+	Images     []map[string]string
+}
+
+// Every manifest must be one that the real API takes: a misspelt field would be dropped in silence, or refused when it is needed.
+func TestManifestsAreOfTheAPI(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program against the Kubernetes API")
+	}
+	files, err := filepath.Glob("kubernetes/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = slices.DeleteFunc(files, func(f string) bool { return filepath.Base(f) == "kustomization.yaml" })
+	if len(files) < 5 {
+		t.Fatalf("there are only %q", files)
+	}
+	tool := etcdtest.Binary(t, "kubemanifests", etcdtest.KubeAPI)
+	if out, err := exec.CommandContext(t.Context(), tool, files...).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	wrong := filepath.Join(t.TempDir(), "wrong.yaml")
+	if err := os.WriteFile(wrong, bytes.Replace(read(t, "kubernetes/deployment.yaml"), []byte("automountServiceAccountToken"), []byte("autoMountServiceAccountToken"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), tool, wrong).CombinedOutput(); err == nil || !strings.Contains(string(out), "autoMountServiceAccountToken") {
+		t.Errorf("a misspelt field is not noticed, so this test says nothing: %v\n%s", err, out)
+	}
+
+	var k kustomization
+	dec := yaml.NewDecoder(bytes.NewReader(read(t, "kubernetes/kustomization.yaml")))
+	dec.KnownFields(true)
+	if err := dec.Decode(&k); err != nil || k.Kind != "Kustomization" || len(k.Resources) == 0 {
+		t.Errorf("kustomization.yaml: %v, %+v", err, k)
+	}
+	for _, r := range k.Resources {
+		if !slices.Contains(files, filepath.Join("kubernetes", r)) {
+			t.Errorf("kustomization.yaml lists %s, and there is none", r)
 		}
 	}
 }

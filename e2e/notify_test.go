@@ -92,15 +92,7 @@ notify: {wait: 1s, to: [{webhook: {url_file: hook%[2]s}}]}
 	start(t, dir, nil, "config", "check").wait(t).exits(t, exitOK)
 	c := start(t, dir, nil, "serve")
 	shows := func(line string) func() bool {
-		return func() bool {
-			answer, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", port))
-			if err != nil {
-				return false
-			}
-			defer answer.Body.Close()
-			text, err := io.ReadAll(answer.Body)
-			return err == nil && strings.Contains(string(text), line)
-		}
+		return func() bool { return strings.Contains(page(port, "/metrics"), line) }
 	}
 	until(t, "a heartbeat", func() bool { mu.Lock(); defer mu.Unlock(); return oldBeats > 0 })
 	configure("")

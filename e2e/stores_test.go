@@ -2,10 +2,18 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/storage/storagetest"
 )
 
 // With two stores each backup lies in both; one that is down costs no backup and hides none, but is told (3); what it lacks afterwards is
@@ -74,6 +82,130 @@ func TestTwoStores(t *testing.T) {
 	}
 	s.lose()
 	s.restore() // all that is left is offsite
+}
+
+// serve goes on while a store is away: backups go to the next one, people are told, nothing is expired on half an answer, and copies are made up when
+// the store is back. When the watched cluster is away instead, what is stored is verified and retained as before.
+func TestServeGoesOnWithoutAStore(t *testing.T) {
+	etcd := etcdtest.StartCluster(t, etcdtest.Options{Members: 1})
+	server := storagetest.StartS3(t, storagetest.S3Options{})
+	bucket := server.Bucket(t)
+	proxy := etcdtest.NewProxy(t, server.Addr)
+	dir, port := t.TempDir(), etcdtest.FreePort(t)
+	write(t, filepath.Join(dir, "requorum.yaml"), fmt.Appendf(nil, `clusters:
+  dcs:
+    endpoints: [%s]
+    stores: [main, offsite]
+    schedules: {snapshot: '@every 2s', verify: '@every 3s', expire: '@every 4s', deadline: 60s}
+    retention: {last: 1000}
+    thresholds: {observations: 1}
+stores:
+  main: {s3: {bucket: %s, region: us-east-1, endpoint: "http://%s", path_style: true}}
+  offsite: {file: {path: offsite}}
+spool_dir: spool
+allow_tmpfs_spool: true
+serve: {listen: '127.0.0.1:%d', watch: 1s}
+`, etcd.Endpoints()[0], bucket, proxy.Addr(), port))
+	serve := etcdtest.NewProgram(t, filepath.Join(dir, "serve.log"))
+	t.Setenv("AWS_ACCESS_KEY_ID", server.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", server.SecretKey)
+	serve.Start(t, program, "-c", filepath.Join(dir, "requorum.yaml"), "serve", "--log-format", "json")
+	defer func() {
+		if t.Failed() {
+			t.Logf("serve: %s", read(t, filepath.Join(dir, "serve.log")))
+		}
+	}()
+	in := func(store string) (ids []string) {
+		t.Helper()
+		pattern := filepath.Join(dir, "offsite/dcs/snapshots/*/*/manifest.json")
+		if store == "main" { // the directory behind the server
+			pattern = filepath.Join(server.Data, bucket, "dcs/snapshots/*/*/manifest.json")
+		}
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range found {
+			name := filepath.Base(filepath.Dir(path))
+			ids = append(ids, name[strings.LastIndexByte(name, '-')+1:])
+		}
+		return ids
+	}
+	shows := func(path string, want ...string) {
+		t.Helper()
+		until(t, fmt.Sprintf("%s to show %q", path, want), func() bool {
+			body := page(port, path)
+			return !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(body, w) })
+		})
+	}
+	hides := func(path string, unwanted ...string) {
+		t.Helper()
+		until(t, fmt.Sprintf("%s to show none of %q", path, unwanted), func() bool {
+			body := page(port, path)
+			return body != "" && !slices.ContainsFunc(unwanted, func(w string) bool { return strings.Contains(body, w) })
+		})
+	}
+	until(t, "copies in both stores", func() bool { return len(in("main")) > 1 && len(in("offsite")) > 1 })
+	shows("/metrics", `requorum_store_reachable{cluster="dcs",store="main"} 1`, `requorum_store_reachable{cluster="dcs",store="offsite"} 1`)
+
+	proxy.Set(etcdtest.Fault{Refuse: true})
+	proxy.Reset()
+	shows("/metrics", `requorum_store_reachable{cluster="dcs",store="main"} 0`)
+	kept, before := in("main"), in("offsite")
+	demanded := start(t, dir, nil, "backup", "dcs")
+	until(t, "a backup of the schedule in the other store", func() bool { return len(in("offsite")) >= len(before)+2 })
+	shows("/api/v1/alerts", `"snapshot_partly"`, `"stores"`, `"expire_failed"`)
+	hides("/api/v1/alerts", `"suspicious_backup"`, `"snapshot_failed"`, `"verify_failed"`)
+	demanded.wait(t).exits(t, exitPartly, "main")
+	if now := in("main"); len(now) != len(kept) {
+		t.Fatalf("the store that is away got %d backups", len(now)-len(kept))
+	}
+	missing := slices.DeleteFunc(in("offsite"), func(id string) bool { return slices.Contains(kept, id) })
+
+	proxy.Set(etcdtest.Fault{})
+	until(t, fmt.Sprintf("copies of all %d backups that the store lacks", len(missing)), func() bool {
+		there := in("main")
+		return !slices.ContainsFunc(missing, func(id string) bool { return !slices.Contains(there, id) })
+	})
+	shows("/metrics", `requorum_store_reachable{cluster="dcs",store="main"} 1`)
+	hides("/api/v1/alerts", `"snapshot_partly"`, `"stores"`, `"expire_failed"`, `"copy_partly"`)
+
+	etcd.Kill(t)
+	shows("/api/v1/alerts", `"quorum"`, `"snapshot_failed"`)
+	gone := time.Now()
+	until(t, "verification and retention without the cluster", func() bool {
+		ended := map[string]int{}
+		for _, l := range logLines(t, filepath.Join(dir, "serve.log")) {
+			at, err := time.Parse(time.RFC3339Nano, fmt.Sprint(l["time"]))
+			if err == nil && at.After(gone) && l["msg"] == "run is done" {
+				ended[fmt.Sprint(l["kind"])]++
+			}
+		}
+		return ended["verify"] > 1 && ended["expire"] > 1
+	})
+	etcd.Start(t)
+	hides("/api/v1/alerts", `"quorum"`, `"snapshot_failed"`)
+	serve.End(t, syscall.SIGTERM)
+	var all []struct{ OK bool }
+	start(t, dir, nil, "-q", "-o", "json", "verify", "dcs", "--all").wait(t).exits(t, exitOK).decode(t, &all)
+	if len(all) < len(missing)+len(kept) {
+		t.Errorf("%d backups verified, and %d were there", len(all), len(missing)+len(kept))
+	}
+}
+
+// page is what a replica of serve answers, "" when it does not.
+func page(port int, path string) string {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return ""
+	}
+	return string(text)
 }
 
 // pause waits until a verdict or a backup gets another second in its name than the one before.

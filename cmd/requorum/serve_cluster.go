@@ -195,7 +195,7 @@ func (t *target) verifyWork(repo *repository.Repository) service.Work {
 		if err != nil && len(snaps) == 0 {
 			return service.Report{}, err
 		}
-		errs := []error{err}
+		var errs []error
 		for _, snap := range unverified(snaps, t.cluster.Schedules.VerifyCount) {
 			scope := backup.ScopeFull
 			if snap.Encrypted && t.cluster.IdentityFile == "" {
@@ -212,7 +212,10 @@ func (t *target) verifyWork(repo *repository.Repository) service.Work {
 				break
 			}
 		}
-		return service.Report{}, errors.Join(errs...)
+		if failed := errors.Join(errs...); failed != nil || err == nil {
+			return service.Report{}, errors.Join(failed, err)
+		}
+		return service.Report{}, fmt.Errorf("%w: what could be read is verified: %w", backup.ErrPartial, err)
 	}
 }
 

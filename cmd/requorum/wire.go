@@ -94,6 +94,9 @@ func openStore(ctx context.Context, st *config.Store) (storage.Store, error) {
 	return nil, fmt.Errorf("store %s: neither s3 nor file", st.Name)
 }
 
+// awayFor is how long a store that could not be reached is left alone where there are others.
+const awayFor = 30 * time.Second
+
 // repository opens the backups of the cluster in its stores.
 func (t *target) repository(ctx context.Context) (*repository.Repository, error) {
 	o := repository.Options{Cluster: t.cluster.Name, Path: t.cluster.Path, Log: t.log(), SweepAfter: time.Duration(t.cluster.SweepAfter)}
@@ -104,6 +107,9 @@ func (t *target) repository(ctx context.Context) (*repository.Repository, error)
 			if s, err = openStore(ctx, t.cfg.Stores[name]); err != nil {
 				return nil, err
 			}
+		}
+		if len(t.cluster.Stores) > 1 {
+			s = storage.Spare(s, awayFor, nil)
 		}
 		o.Stores = append(o.Stores, repository.Named{Name: name, Store: s})
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -35,31 +34,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(func() int {
-		if testing.Short() { // every test here starts servers
-			return m.Run()
-		}
-		dir, err := os.MkdirTemp("", "requorum-patroni-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL runs as somebody else
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		template = filepath.Join(dir, "template")
-		program = filepath.Join(dir, "requorum")
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "../../cmd/requorum")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build requorum: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
+	os.Exit(etcdtest.Main(m, func(built, dir string) { program, template = built, filepath.Join(dir, "template") }))
 }
 
 // Exit codes of requorum.

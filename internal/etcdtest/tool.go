@@ -2,6 +2,7 @@ package etcdtest
 
 import (
 	"context"
+	_ "embed" // the source of kubemanifests
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,24 +31,33 @@ func Versions() []string { return []string{V34, V35, V36, V37} }
 // VersityGW is the version of the S3 server that stores are tested against.
 const VersityGW = "1.8.0"
 
+// KubeAPI is the version of the Kubernetes API that manifests are checked against by kubemanifests.
+const KubeAPI = "0.34.4"
+
+//go:embed testdata/kubemanifests/main.go
+var kubeManifests []byte
+
 // A Tool is a program of one version that tests run.
 type Tool struct {
-	Name    string // etcd, etcdctl, etcdutl or versitygw
+	Name    string // etcd, etcdctl, etcdutl, versitygw or kubemanifests
 	Version string // without a leading v
 }
 
-// pkg is the Go package to build.
-func (t Tool) pkg() (string, error) {
+// source is the package or module to get, and the package to build.
+func (t Tool) source() (get, pkg string, err error) {
 	switch t.Name {
 	case "etcd":
-		return "go.etcd.io/etcd/server/v3", nil
+		pkg = "go.etcd.io/etcd/server/v3"
 	case "etcdctl", "etcdutl":
-		return "go.etcd.io/etcd/" + t.Name + "/v3", nil
+		pkg = "go.etcd.io/etcd/" + t.Name + "/v3"
 	case "versitygw":
-		return "github.com/versity/versitygw/cmd/versitygw", nil
+		pkg = "github.com/versity/versitygw/cmd/versitygw"
+	case "kubemanifests":
+		return "k8s.io/api", ".", nil
 	default:
-		return "", fmt.Errorf("it is not known how to build %s", t)
+		return "", "", fmt.Errorf("it is not known how to build %s", t)
 	}
+	return pkg, pkg, nil
 }
 
 // Tools lists every program that tests use.
@@ -56,7 +66,7 @@ func Tools() []Tool {
 	for _, v := range Versions() {
 		tools = append(tools, Tool{"etcd", v})
 	}
-	return append(tools, Tool{"versitygw", VersityGW})
+	return append(tools, Tool{"versitygw", VersityGW}, Tool{"kubemanifests", KubeAPI})
 }
 
 func (t Tool) String() string { return t.Name + " " + t.Version }
@@ -131,15 +141,20 @@ func (t Tool) fetch(ctx context.Context, work string) (string, error) {
 	if t.Name == "etcd" && strings.HasPrefix(t.Version, "3.4.") {
 		return t.fetchDebian(ctx, work)
 	}
-	pkg, err := t.pkg()
+	if t.Name == "kubemanifests" {
+		if err := os.WriteFile(filepath.Join(work, "main.go"), kubeManifests, 0o644); err != nil {
+			return "", err
+		}
+	}
+	get, pkg, err := t.source()
 	if err != nil {
 		return "", err
 	}
 	built := filepath.Join(work, "bin", t.Name)
 	steps := [][]string{
 		{"go", "mod", "init", "build"},
-		{"go", "get", pkg + "@v" + t.Version},
-		{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", built, pkg},
+		{"go", "get", get + "@v" + t.Version},
+		{"go", "build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", built, pkg},
 	}
 	for _, step := range steps {
 		if err := run(ctx, work, step...); err != nil {

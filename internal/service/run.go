@@ -125,7 +125,7 @@ func (s *Service) execute(ctx context.Context, c Cluster, run Run, work Work) Re
 		Keys: report.Keys, Seconds: report.Seconds, Alerts: report.Alerts}
 	switch cause := context.Cause(ctx); {
 	case err == nil:
-	case ctx.Err() == nil:
+	case ctx.Err() == nil || report.Backup != "": // a backup exists, whatever ended then
 		r.Outcome, r.Reason = s.o.Classify(err)
 	case errors.Is(cause, context.DeadlineExceeded):
 		r.Outcome, r.Reason, r.Err = Failed, Deadline, fmt.Errorf("%w: %w", cause, err)

@@ -243,6 +243,23 @@ func TestFailuresAreToldAndTheirEnd(t *testing.T) {
 	})
 }
 
+// A backup that exists is told as one, also when its deadline ends while copies and records are made.
+func TestABackupThatExistsIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := Cluster{Name: "dcs", Repository: memoryRepository(t, "dcs"), Deadline: time.Minute, Jobs: map[Kind]Job{Snapshot: {Schedule: every(t, "@hourly"),
+			Work: func(ctx context.Context, _ *slog.Logger, _ string) (Report, error) {
+				<-ctx.Done()
+				return Report{Backup: "b1"}, fmt.Errorf("%w: %w", errPart, ctx.Err())
+			}}}}
+		_, j, stop := serve(t, Options{}, c)
+		defer stop()
+		time.Sleep(2 * time.Minute)
+		if !slices.Equal(j.all(), []string{"snapshot partly"}) || j.told() != "snapshot_partly" {
+			t.Errorf("runs %v, told %q", j.all(), j.told())
+		}
+	})
+}
+
 // What a backup brought to light stays reported for a day, though the next one is clean, and though another replica leads by then.
 func TestSuspiciousBackupsStayReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
