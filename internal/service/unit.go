@@ -21,7 +21,7 @@ type unit struct {
 	changed chan struct{} // closed when cluster is another one
 	state   State
 	doubts  map[string]doubt // by their words
-	detail  json.RawMessage      // of the newest observation
+	detail  json.RawMessage  // of the newest observation
 	retired bool
 	running sync.WaitGroup
 
