@@ -22,7 +22,8 @@ type Host interface {
 
 	// Stage builds a complete data dir, and WAL dir if apart, beside the member's present one from
 	// the database that it reads, and makes it durable. A staged dir of the same run that already
-	// holds this very database is kept and db is not read; any other of this run is replaced.
+	// holds this very database is kept and db is not read; any other of this run is replaced. What arrived of a db that is a [Transfer]
+	// is kept when that breaks off, and the next one goes on from there.
 	// Nothing that the member uses is touched. On failure no complete staged dir is left.
 	Stage(ctx context.Context, req StageRequest, db io.Reader) error
 
@@ -124,6 +125,8 @@ type ApplyRequest struct {
 	// TakeOver, with ActLock, is the run whose lock may be taken although its owner is not proven
 	// gone, if its heartbeat is older than [StaleAfter].
 	TakeOver string `json:"take_over,omitempty"`
+	// Gone, with ActLock, is the token of an owner that its own machine has proven gone: its lock counts as dead.
+	Gone string `json:"gone,omitempty"`
 }
 
 // An Owner is the coordinator of a run. Token tells two coordinators of one run apart: after a

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/requorum/requorum/internal/progress"
+	"github.com/requorum/requorum/restore/ssh"
 	"github.com/requorum/requorum/storage/catalog"
 )
 
@@ -33,6 +34,7 @@ type app struct {
 	quiet      bool
 	verbose    bool
 	logger     *slog.Logger // of serve; nil: log makes one
+	ssh        *ssh.Hosts   // that members live on; nil until one is asked for
 }
 
 func (a *app) json() bool { return a.output == "json" }

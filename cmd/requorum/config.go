@@ -30,7 +30,7 @@ func newConfigCheckCommand(a *app) *cobra.Command {
 		Use:   "check",
 		Short: "Resolve everything, connect, say what is wrong",
 		Long: `Reads the whole configuration, opens every file that it names, asks every
-endpoint and tries to write to every store. All that is wrong is said at once, with
+endpoint, logs in to every member's host and tries to write to every store. All that is wrong is said at once, with
 file, line and key. The write probe leaves nothing behind.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.configCheck(cmd.Context(), offline) },
@@ -80,7 +80,7 @@ func (a *app) configCheck(ctx context.Context, offline bool) error {
 		return codeError{exitUsage}
 	}
 	if !a.json() {
-		how := "every endpoint and store answers"
+		how := "every endpoint, host and store answers"
 		if offline {
 			how = "nothing was connected to"
 		}
@@ -92,9 +92,14 @@ func (a *app) configCheck(ctx context.Context, offline bool) error {
 // probes asks the world about every value that names something in it.
 func (a *app) probes(cfg *config.Config) []config.Probe {
 	var probes []config.Probe
+	if err := a.reachHosts(cfg, nil); err != nil {
+		p := cfg.At("ssh")
+		p.What = err.Error()
+		return append(probes, func(context.Context) []config.Problem { return []config.Problem{p} })
+	}
 	for _, cl := range cfg.Sorted() {
 		t := &target{app: a, cfg: cfg, cluster: cl}
-		probes = append(probes, t.probeEndpoints)
+		probes = append(probes, t.probeEndpoints, t.probeHosts)
 	}
 	for name, st := range cfg.Stores {
 		if st == nil {

@@ -57,6 +57,7 @@ func run(ctx context.Context, args []string, std streams) error {
 	root.SetOut(std.out)
 	root.SetErr(std.err)
 	err := root.ExecuteContext(ctx)
+	app.leaveHosts()
 	if err != nil && !errors.Is(err, errReported) {
 		app.report(ctx, err)
 	}

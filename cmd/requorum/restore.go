@@ -161,10 +161,10 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 	if !f.yes {
 		o.Confirm = t.confirm
 	}
-	host := local.New(local.Options{Log: t.log()})
 	for _, m := range t.cluster.Members {
-		if !m.Host.Local() {
-			return nil, usage("member %s of cluster %s has host %s: this version restores members on this machine only (host: local)", m.Name, t.cluster.Name, m.Host)
+		on, err := t.host(m, reporter)
+		if err != nil {
+			return nil, err
 		}
 		o.Members = append(o.Members, restore.Placed{On: host, Member: restoreMember(m)})
 	}
@@ -208,12 +208,8 @@ func commonName(c *tls.Config) string {
 	return leaf.Subject.CommonName
 }
 
-// restorable says whether this version can restore the cluster where it is configured to live.
-func (t *target) restorable() bool {
-	return len(t.cluster.Members) > 0 && !slices.ContainsFunc(t.cluster.Members, func(m config.Member) bool {
-		return !m.Host.Local()
-	})
-}
+// restorable says whether it is known where the cluster's members live.
+func (t *target) restorable() bool { return len(t.cluster.Members) > 0 }
 
 func prefixes(keys []config.KeyPrefix) []string {
 	all := make([]string, 0, len(keys))

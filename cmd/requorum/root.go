@@ -77,7 +77,8 @@ func newRoot(a *app) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	root.AddCommand(newMemberCommand(a))
+	root.AddCommand(newMemberCommand(a), newGuardCommand(a))
+	root.AddCommand(newHostAgentCommand(a))
 	root.SetHelpCommandGroupID("setup")
 	root.SetCompletionCommandGroupID("setup")
 	return root

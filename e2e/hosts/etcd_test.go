@@ -68,7 +68,7 @@ func (h *host) startEtcd(t testing.TB) {
 // wipe loses the host's data: what etcd has, and what requorum left beside it.
 func (h *host) wipe(t testing.TB) {
 	t.Helper()
-	h.exec(t, "sh", "-c", "rm -rf "+dataDir+" "+dataDir+".*")
+	h.exec(t, "sh", "-c", "cd /srv && rm -rf etcd etcd.requorum etcd.staged-* etcd.before-*")
 }
 
 // found starts a new cluster on the hosts and waits until it serves.

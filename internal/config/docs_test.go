@@ -20,7 +20,7 @@ func reference(t *testing.T) (doc, dir string) {
 	}
 	dir = t.TempDir()
 	doc = strings.NewReplacer("/run/secrets/", dir+"/", "/usr/local/bin/", dir+"/").Replace(string(b))
-	for _, name := range []string{"ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "patroni-ca.pem", "patroni.pem", "patroni-key.pem", "patroni", "age.key", "s3", "election", "etcd", "heartbeat", "slack", "webhook", "webhook-token", "mail", "mail-ca.pem", "token", "serve.pem", "serve-key.pem", "drills.key", "ssh_config", "id_ed25519", "known_hosts", "requorum-linux-arm64"} {
+	for _, name := range []string{"ssh_config", "id_ed25519", "known_hosts", "requorum-linux-arm64", "ca.pem", "backup.pem", "backup-key.pem", "s3-ca.pem", "etcd-backup", "patroni-ca.pem", "patroni.pem", "patroni-key.pem", "patroni", "age.key", "s3", "election", "etcd", "heartbeat", "slack", "webhook", "webhook-token", "mail", "mail-ca.pem", "token", "serve.pem", "serve-key.pem", "drills.key"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("x\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}

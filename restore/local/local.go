@@ -87,6 +87,20 @@ func (h *Host) apply(ctx context.Context, p *place, req restore.ApplyRequest) er
 	switch req.Action {
 	case restore.ActBeat:
 		return p.beat(req.Run, req.Owner, h.now())
+	case restore.ActRelease:
+		return p.release(req, h.now())
+	}
+	return p.alone(ctx, func() error {
+		if err := p.owned(req.Run, req.Owner, h.now()); err != nil { // it may have changed hands meanwhile
+			return err
+		}
+		return h.act(ctx, p, req)
+	})
+}
+
+// act does an action that no other may be under way beside.
+func (h *Host) act(ctx context.Context, p *place, req restore.ApplyRequest) error {
+	switch req.Action {
 	case restore.ActRecord:
 		return p.record(req.Plan)
 	case restore.ActInhibit:
@@ -107,8 +121,6 @@ func (h *Host) apply(ctx context.Context, p *place, req restore.ApplyRequest) er
 		return p.discard()
 	case restore.ActUnlock:
 		return p.unlock(req, h.now())
-	case restore.ActRelease:
-		return p.release(req, h.now())
 	}
 	return fmt.Errorf("%s: unknown action %q", req.Member.Name, req.Action)
 }

@@ -58,6 +58,9 @@ func (p *place) guarded(ctx context.Context, f func() error) error {
 	}
 }
 
+// Dead tells whether a lock's owner was a process of this machine and is proven gone.
+func Dead(l restore.Lock) bool { return dead(&l) }
+
 // dead tells whether the lock's owner is proven gone: it ran on this machine, and the machine was
 // started again since or has no such process any more.
 func dead(l *restore.Lock) bool {
@@ -102,7 +105,7 @@ func (h *Host) lock(ctx context.Context, p *place, req restore.ApplyRequest) err
 		case held == nil:
 		case held.Owner.Token == req.Owner.Token && held.Run == req.Run:
 			return nil
-		case dead(held) && (held.Run == req.Run || req.TakeOver == held.Run):
+		case (dead(held) || req.Gone != "" && req.Gone == held.Owner.Token) && (held.Run == req.Run || req.TakeOver == held.Run):
 		case req.TakeOver == held.Run && now.Sub(held.Heartbeat) > restore.StaleAfter:
 		default:
 			return p.locked(held, dead(held))

@@ -25,10 +25,12 @@ func (h *Host) Stage(ctx context.Context, req restore.StageRequest, db io.Reader
 	if err != nil {
 		return err
 	}
-	if err := p.owned(req.Run, req.Owner, h.now()); err != nil {
-		return err
-	}
-	return h.stage(ctx, p, req, db)
+	return p.alone(ctx, func() error {
+		if err := p.owned(req.Run, req.Owner, h.now()); err != nil {
+			return err
+		}
+		return h.stage(ctx, p, req, db)
+	})
 }
 
 func (h *Host) stage(ctx context.Context, p *place, req restore.StageRequest, db io.Reader) error {
@@ -82,7 +84,7 @@ func (p *place) build(ctx context.Context, req restore.StageRequest, db io.Reade
 		}
 		dir.WALDir = filepath.Join(unit, rel)
 	}
-	if err := fill(ctx, dir, db, req); err != nil {
+	if err := p.fill(ctx, dir, db, req); err != nil {
 		return err
 	}
 	built := []string{unit}
@@ -107,7 +109,7 @@ func (p *place) build(ctx context.Context, req restore.StageRequest, db io.Reade
 
 // fill builds the data dir and makes sure that its database is the announced one. A file is copied by the kernel, and compared
 // by size: both are on this machine.
-func fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, req restore.StageRequest) error {
+func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, req restore.StageRequest) error {
 	if f, ok := db.(*os.File); ok {
 		if info, err := f.Stat(); err != nil {
 			return err
@@ -115,6 +117,12 @@ func fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, req restore.S
 			return fmt.Errorf("the database has %d bytes, not %d", info.Size(), req.Size)
 		}
 		return dbfile.Stage(ctx, dir, f)
+	}
+	if t, ok := db.(restore.Transfer); ok {
+		if err := receive(ctx, p.arriving(), t, req); err != nil {
+			return err
+		}
+		return dbfile.StageMoved(ctx, dir, p.arriving())
 	}
 	sum := sha256.New()
 	count := &counter{r: io.TeeReader(db, sum)}
@@ -154,7 +162,7 @@ func (p *place) describe(sum string, units []restore.Unit, here *restore.Here) e
 	return nil
 }
 
-// likeOld gives a staged unit the owner and, at its top, the mode of the directory that it will replace, or, where there is
+// likeOld gives a staged unit the owner, the SELinux label and, at its top, the mode of the directory that it will replace, or, where there is
 // none, whom the service runs etcd as, else the owner of the directory around it: etcd must be able to open it.
 func (p *place) likeOld(ctx context.Context, staged, live string) error {
 	info, err := os.Stat(live)
@@ -197,6 +205,9 @@ func (p *place) likeOld(ctx context.Context, staged, live string) error {
 	if err := os.Chmod(staged, mode); err != nil {
 		return err
 	}
+	if err := copyLabel(staged, live); err != nil {
+		return err
+	}
 	return syncDir(staged)
 }
 
@@ -214,6 +225,9 @@ func (p *place) discard() error {
 	j.Here.Staged = nil
 	if err := p.writeJournal(j); err != nil {
 		return err
+	}
+	if err := os.Remove(p.arriving()); err != nil && !gone(err) {
+		return fmt.Errorf("%s: %w", p.member.Name, err)
 	}
 	return p.discardUnits(j.Here)
 }

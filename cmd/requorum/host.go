@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/progress"
+	"github.com/requorum/requorum/restore"
+	"github.com/requorum/requorum/restore/local"
+	"github.com/requorum/requorum/restore/ssh"
+)
+
+// host is where a member lives.
+func (t *target) host(m config.Member, reporter *progress.Reporter) (restore.Host, error) {
+	if m.Host.Local() {
+		return local.New(local.Options{Log: t.log()}), nil
+	}
+	if err := t.reachHosts(t.cfg, reporter); err != nil {
+		return nil, err
+	}
+	h, err := t.ssh.Host(string(m.Host))
+	if err != nil {
+		return nil, usage("member %s of cluster %s: %v", m.Name, t.cluster.Name, err)
+	}
+	return h, nil
+}
+
+// reachHosts prepares for members on other machines. Nothing is connected yet.
+func (a *app) reachHosts(cfg *config.Config, reporter *progress.Reporter) error {
+	if a.ssh != nil {
+		return nil
+	}
+	o := ssh.Options{Config: string(cfg.SSH.Config), NoSudo: !cfg.SSH.Sudo, Version: version, SpoolDir: string(cfg.SpoolDir),
+		Dead: local.Dead, Log: a.log()}
+	if reporter != nil {
+		o.Progress = reporter
+	}
+	for _, f := range cfg.SSH.IdentityFiles {
+		o.IdentityFiles = append(o.IdentityFiles, string(f))
+	}
+	for _, f := range cfg.SSH.KnownHosts {
+		o.KnownHosts = append(o.KnownHosts, string(f))
+	}
+	for _, f := range cfg.SSH.Binaries {
+		o.Binaries = append(o.Binaries, string(f))
+	}
+	var err error
+	if a.ssh, err = ssh.New(o); err != nil {
+		return usage("ssh: %v", err)
+	}
+	return nil
+}
+
+// leaveHosts ends the connections to members' machines, which then remove what was brought there.
+func (a *app) leaveHosts() {
+	if a.ssh == nil {
+		return
+	}
+	if err := a.ssh.Close(); err != nil {
+		a.log().Warn("leave the hosts", "error", err)
+	}
+	a.ssh = nil
+}
+
+// probeHosts asks every machine that members live on whether a restore could work there.
+func (t *target) probeHosts(ctx context.Context) (problems []config.Problem) {
+	asked := map[config.Host]bool{}
+	for i, m := range t.cluster.Members {
+		if m.Host == "" || m.Host.Local() || asked[m.Host] {
+			continue
+		}
+		asked[m.Host] = true
+		h, err := t.host(m, nil)
+		if err == nil {
+			err = h.(*ssh.Host).Check(ctx)
+		}
+		if err != nil {
+			p := t.cfg.At(fmt.Sprintf("clusters.%s.members[%d].host", t.cluster.Name, i))
+			p.What = err.Error()
+			problems = append(problems, p)
+		}
+	}
+	return problems
+}
+
+// newHostAgentCommand is what requorum runs of itself on hosts that it reaches by SSH.
+func newHostAgentCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:    "host-agent",
+		Short:  "Serve a restore on the host of a member (run by requorum over SSH)",
+		Hidden: true,
+	}
+	only(cmd)
+	cmd.AddCommand(
+		&cobra.Command{
+			Use:   "serve",
+			Short: "Carry out one request that comes on stdin",
+			Args:  exactArgs(),
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return agentError(ssh.Serve(hostContext(cmd.Context()), os.Stdin, os.Stdout, local.New(local.Options{Log: a.log()}), version))
+			},
+		},
+		&cobra.Command{
+			Use:   "keep",
+			Short: "Remove this program when stdin ends",
+			Args:  exactArgs(),
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return agentError(ssh.Keep(hostContext(cmd.Context()), os.Stdin, os.Stdout, version))
+			},
+		})
+	return cmd
+}
+
+// hostContext is for a process whose other end may vanish: that must not kill it in the middle of a change. It hears of
+// that by the end of its stdin.
+func hostContext(ctx context.Context) context.Context {
+	vanished := make(chan os.Signal, 1)
+	signal.Notify(vanished, syscall.SIGPIPE, syscall.SIGHUP) // caught, so that what it starts does not inherit that they are ignored
+	return ctx
+}
+
+// agentError gives an agent's end its exit code.
+func agentError(err error) error {
+	if err == nil {
+		return nil
+	}
+	_, _ = os.Stderr.WriteString("requorum: " + err.Error() + "\n") // nobody else is told
+	return codeError{ssh.ExitCode(err)}
+}

@@ -1,0 +1,310 @@
+package ssh
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"runtime"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/requorum/requorum/restore"
+)
+
+const (
+	// beatEvery is how often a coordinator says that it is there.
+	beatEvery = 5 * time.Second
+	// silence is how long an agent works on without hearing from its coordinator. It is far below [restore.StaleAfter], so that
+	// nobody can have taken the run over while it works.
+	silence = 25 * time.Second
+)
+
+// errUnheard ends an agent's work.
+var errUnheard = errors.New("the coordinator is not heard any more")
+
+// Serve answers one request of a coordinator, on the host: the other end of [Host]. It reads from in, answers on out and carries the
+// request out on host. When in ends or falls silent, what is under way ends as with a cancelled context.
+//
+// The error says that the conversation failed; that of the request is told to the coordinator.
+func Serve(ctx context.Context, in io.Reader, out io.Writer, host restore.Host, version string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a := &agent{host: host, out: &frames{w: out}, data: make(chan []byte), offset: make(chan part, 1)}
+	if _, err := io.WriteString(out, "\n"+greeting); err != nil {
+		return err
+	}
+	if err := a.out.writeJSON(frameHello, hello{Version: version, OS: runtime.GOOS, Arch: runtime.GOARCH}); err != nil {
+		return err
+	}
+	requests := make(chan request, 1)
+	heard := make(chan struct{}, 1)
+	go func() { cancel(a.listen(ctx, bufio.NewReaderSize(in, 256<<10), requests, heard)) }()
+	go watch(ctx, heard, cancel)
+	var req request
+	select {
+	case req = <-requests:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return a.out.writeJSON(frameResult, a.answer(ctx, req))
+}
+
+// watch ends the work when nothing is heard for too long.
+func watch(ctx context.Context, heard <-chan struct{}, cancel context.CancelCauseFunc) {
+	timer := time.NewTimer(silence)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-heard:
+			timer.Reset(silence)
+		case <-timer.C:
+			cancel(fmt.Errorf("%w: nothing for %s", errUnheard, silence))
+			return
+		}
+	}
+}
+
+// An agent is the conversation with one coordinator about one request.
+type agent struct {
+	host   restore.Host
+	out    *frames
+	data   chan []byte // pieces of the database, packed; closed at its end
+	offset chan part   // its Size is where the database goes on
+}
+
+// listen reads what the coordinator says until it ends. While a piece waits to be taken, silence is not the coordinator's fault.
+func (a *agent) listen(ctx context.Context, in io.Reader, requests chan<- request, heard chan<- struct{}) error {
+	said := func() {
+		select {
+		case heard <- struct{}{}:
+		default:
+		}
+	}
+	ended := false
+	for {
+		kind, payload, err := readFrame(in, nil)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errUnheard, err)
+		}
+		said()
+		switch kind {
+		case frameBeat:
+		case frameRequest:
+			var req request
+			if err := json.Unmarshal(payload, &req); err != nil {
+				return fmt.Errorf("read the request: %w", err)
+			}
+			select {
+			case requests <- req:
+			default:
+				return errors.New("a second request in one conversation")
+			}
+		case frameOffset:
+			var p part
+			if err := json.Unmarshal(payload, &p); err != nil {
+				return fmt.Errorf("read where the database goes on: %w", err)
+			}
+			select {
+			case a.offset <- p:
+			default:
+				return errors.New("a second offset in one conversation")
+			}
+		case frameData, frameEnd:
+			if ended {
+				return errors.New("data after the end")
+			}
+			if ended = kind == frameEnd; ended {
+				close(a.data)
+				continue
+			}
+			if err := a.hand(ctx, payload, said); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("an unknown message %q", kind)
+		}
+	}
+}
+
+// hand waits until the piece is taken.
+func (a *agent) hand(ctx context.Context, piece []byte, said func()) error {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case a.data <- piece:
+			return nil
+		case <-ticker.C:
+			said()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (a *agent) answer(ctx context.Context, req request) result {
+	var r result
+	err := func() error {
+		switch {
+		case req.Inspect != nil:
+			state, err := a.host.Inspect(ctx, *req.Inspect)
+			r.State = &state
+			return err
+		case req.Apply != nil:
+			return a.host.Apply(ctx, *req.Apply)
+		case req.Stage != nil:
+			t := &transfer{agent: a, ctx: ctx}
+			defer t.close()
+			return a.host.Stage(ctx, *req.Stage, t)
+		case req.Fetch != nil:
+			return a.fetch(ctx, *req.Fetch)
+		}
+		return errors.New("an empty request: it is of another version of requorum")
+	}()
+	if err != nil {
+		r.State, r.Error, r.None = nil, err.Error(), errors.Is(err, fs.ErrNotExist)
+		r.Over = errors.Is(err, errUnheard) || errors.Is(context.Cause(ctx), errUnheard)
+		if h, ok := errors.AsType[*restore.HostError](err); ok {
+			r.Host = h
+		}
+	}
+	return r
+}
+
+func (a *agent) fetch(ctx context.Context, req restore.FetchRequest) error {
+	p, err := newPacker(func(piece []byte) error { return a.out.write(frameData, piece) })
+	if err != nil {
+		return err
+	}
+	defer p.encoder.Close()
+	if err := a.host.Fetch(ctx, req, p); err != nil {
+		return err
+	}
+	if err := p.flush(); err != nil {
+		return err
+	}
+	return a.out.write(frameEnd, nil)
+}
+
+// A packer cuts what is written into pieces and packs each.
+type packer struct {
+	encoder *zstd.Encoder
+	send    func(piece []byte) error
+	buf     []byte
+	packed  []byte
+}
+
+func newPacker(send func([]byte) error) (*packer, error) {
+	encoder, err := newEncoder()
+	return &packer{encoder: encoder, send: send, buf: make([]byte, 0, pieceSize)}, err
+}
+
+func (p *packer) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		take := min(len(b), pieceSize-len(p.buf))
+		p.buf, b = append(p.buf, b[:take]...), b[take:]
+		if len(p.buf) == pieceSize {
+			if err := p.flush(); err != nil {
+				return n - len(b), err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (p *packer) flush() error {
+	if len(p.buf) == 0 {
+		return nil
+	}
+	p.packed = p.encoder.EncodeAll(p.buf, p.packed[:0])
+	p.buf = p.buf[:0]
+	return p.send(p.packed)
+}
+
+// A transfer is the database of a stage request as it arrives.
+type transfer struct {
+	agent   *agent
+	ctx     context.Context // of the request: a reader has no other way to end with it
+	decoder *zstd.Decoder
+	buf     []byte // the unpacked piece
+	rest    []byte // what is left of it
+	asked   bool
+}
+
+var _ restore.Transfer = (*transfer)(nil)
+
+// Resume implements [restore.Transfer].
+func (t *transfer) Resume(size int64, sum string) (int64, error) {
+	t.asked = true
+	if err := t.agent.out.writeJSON(framePart, part{Size: size, SHA256: sum}); err != nil {
+		return 0, err
+	}
+	select {
+	case p := <-t.agent.offset:
+		return p.Size, nil
+	case <-t.ctx.Done():
+		return 0, context.Cause(t.ctx)
+	}
+}
+
+// Read implements [io.Reader].
+func (t *transfer) Read(b []byte) (int, error) {
+	if !t.asked {
+		if _, err := t.Resume(0, ""); err != nil {
+			return 0, err
+		}
+	}
+	if len(t.rest) == 0 {
+		select {
+		case piece, more := <-t.agent.data:
+			if !more {
+				return 0, io.EOF
+			}
+			if err := t.unpack(piece); err != nil {
+				return 0, err
+			}
+		case <-t.ctx.Done():
+			return 0, context.Cause(t.ctx)
+		}
+	}
+	n := copy(b, t.rest)
+	t.rest = t.rest[n:]
+	return n, nil
+}
+
+func (t *transfer) unpack(piece []byte) (err error) {
+	if t.decoder == nil {
+		if t.decoder, err = newDecoder(); err != nil {
+			return err
+		}
+	}
+	if t.buf, err = t.decoder.DecodeAll(piece, t.buf[:0]); err != nil {
+		return fmt.Errorf("unpack the database: %w", err)
+	}
+	t.rest = t.buf
+	return nil
+}
+
+func (t *transfer) close() {
+	if t.decoder != nil {
+		t.decoder.Close()
+	}
+}
+
+// newEncoder packs as fast as it can, on the calling goroutine.
+func newEncoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pieceSize))
+}
+
+// newDecoder unpacks pieces, and nothing larger.
+func newDecoder() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(4*pieceSize))
+}
