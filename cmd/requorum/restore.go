@@ -166,7 +166,7 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		if err != nil {
 			return nil, err
 		}
-		o.Members = append(o.Members, restore.Placed{On: host, Member: restoreMember(m)})
+		o.Members = append(o.Members, restore.Placed{On: on, Member: restoreMember(m)})
 	}
 	return restore.New(o)
 }
