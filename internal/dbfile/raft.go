@@ -61,15 +61,12 @@ func (p position) write(tx *bolt.Tx) error {
 		meta.Put(schema.MetaTermKeyName, binary.BigEndian.AppendUint64(nil, p.term)))
 }
 
-// positionOf is where the database at path stands.
+// positionOf is where the database at path stands, which may be damaged.
 func positionOf(path string) (p position, err error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: lockTimeout})
-	if err != nil {
-		return p, err
-	}
-	err = db.View(func(tx *bolt.Tx) (err error) {
-		p, err = readPosition(tx)
+	err = withPages(path, func(pages *pages, all map[string]bucket) error {
+		m, err := pages.readMetaBucket(all)
+		p = position{index: m.consistentIndex, term: m.term}
 		return err
 	})
-	return p, errors.Join(err, db.Close())
+	return p, err
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,9 +16,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/requorum/requorum/restore"
 )
@@ -74,11 +78,42 @@ func (r *rig) must(actions ...restore.Action) {
 	}
 }
 
-func (r *rig) stage(db string, wrap func(io.Reader) io.Reader) error {
-	sum := sha256.Sum256([]byte(db))
+// newDatabase is a database that holds nothing but what a prepared one has: where its raft log begins.
+var newDatabase = sync.OnceValue(func() []byte {
+	dir, err := os.MkdirTemp("", "database-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true})
+	if err != nil {
+		panic(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		meta, err := tx.CreateBucket([]byte("meta"))
+		if err != nil {
+			return err
+		}
+		one := binary.BigEndian.AppendUint64(nil, 1)
+		return errors.Join(meta.Put([]byte("consistent_index"), one), meta.Put([]byte("term"), one))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		panic(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		panic(err)
+	}
+	return content
+})
+
+// stage stages the new database, as it comes through wrap.
+func (r *rig) stage(wrap func(io.Reader) io.Reader) error {
+	sum := sha256.Sum256(newDatabase())
 	return r.h.Stage(r.t.Context(), restore.StageRequest{Member: r.member, Run: r.run, Owner: r.owner, Token: "token",
-		InitialCluster: map[string][]string{"etcd1": {"http://127.0.0.1:2"}}, Size: int64(len(db)), SHA256: hex.EncodeToString(sum[:])},
-		wrap(strings.NewReader(db)))
+		InitialCluster: map[string][]string{"etcd1": {"http://127.0.0.1:2"}}, Size: int64(len(newDatabase())), SHA256: hex.EncodeToString(sum[:])},
+		wrap(bytes.NewReader(newDatabase())))
 }
 
 func plain(r io.Reader) io.Reader { return r }
@@ -100,6 +135,9 @@ func (r *rig) db() string {
 	}
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	if bytes.Equal(b, newDatabase()) {
+		return "new database"
 	}
 	return string(b)
 }
@@ -190,7 +228,7 @@ func TestEveryLayout(t *testing.T) {
 				}
 			}
 			r.must(restore.ActLock, restore.ActLock)
-			if err := r.stage("new database", plain); err != nil {
+			if err := r.stage(plain); err != nil {
 				t.Fatal(err)
 			}
 			expect("staged", restore.PlaceOld, old, oldWAL)
@@ -243,27 +281,31 @@ func TestStageIsWholeOrNothing(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	r.old()
 	r.must(restore.ActLock)
+	other := bytes.Clone(newDatabase())
+	other[len(other)-1]++ // in a page that nothing refers to
 	for name, wrap := range map[string]func(io.Reader) io.Reader{
-		"cut off":    func(in io.Reader) io.Reader { return io.LimitReader(in, 5) },
-		"other data": func(io.Reader) io.Reader { return strings.NewReader("new databasf") },
-		"broken":     func(in io.Reader) io.Reader { return io.MultiReader(io.LimitReader(in, 5), failing{}) },
+		"cut off":       func(in io.Reader) io.Reader { return io.LimitReader(in, 5) },
+		"cut off later": func(in io.Reader) io.Reader { return io.LimitReader(in, int64(len(other))/2+5) },
+		"other data":    func(io.Reader) io.Reader { return bytes.NewReader(other) },
+		"no database":   func(io.Reader) io.Reader { return bytes.NewReader(make([]byte, len(other))) },
+		"broken":        func(in io.Reader) io.Reader { return io.MultiReader(io.LimitReader(in, 5), failing{}) },
 	} {
-		if err := r.stage("new database", wrap); err == nil {
+		if err := r.stage(wrap); err == nil {
 			t.Errorf("%s: staged", name)
 		}
 		if left, _ := filepath.Glob(r.member.DataDir + ".staged-*"); len(left) > 0 || r.state().Staged != "" {
 			t.Errorf("%s: left %v", name, left)
 		}
 	}
-	if err := r.stage("new database", plain); err != nil {
+	if err := r.stage(plain); err != nil {
 		t.Fatal(err)
 	}
 	read := false
-	if err := r.stage("new database", func(in io.Reader) io.Reader { return readMark{in, &read} }); err != nil || read {
+	if err := r.stage(func(in io.Reader) io.Reader { return readMark{in, &read} }); err != nil || read {
 		t.Errorf("staged again what was there: read %v, %v", read, err)
 	}
 	db := filepath.Join(r.member.DataDir+".staged-"+r.run, "member", "snap", "db")
-	if err := os.WriteFile(db, []byte("NEW database"), 0o600); err != nil {
+	if err := os.WriteFile(db, other, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if s := r.state(); s.Intact {
@@ -274,7 +316,7 @@ func TestStageIsWholeOrNothing(t *testing.T) {
 	if err := r.apply(restore.ActExchange); !errors.As(err, &h) || h.Code != restore.HostNotStaged {
 		t.Errorf("exchanged a changed staged database: %v", err)
 	}
-	if err := r.stage("new database", plain); err != nil || !r.state().Intact {
+	if err := r.stage(plain); err != nil || !r.state().Intact {
 		t.Errorf("stage anew: %v", err)
 	}
 }
@@ -295,7 +337,7 @@ func TestIntruderInTheExchange(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	r.old()
 	r.must(restore.ActLock)
-	if err := r.stage("new database", plain); err != nil {
+	if err := r.stage(plain); err != nil {
 		t.Fatal(err)
 	}
 	r.must(restore.ActInhibit)
