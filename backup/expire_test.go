@@ -311,3 +311,53 @@ func TestExpireRemovesOldRecords(t *testing.T) {
 		}
 	}
 }
+
+// A cluster that comes up empty on Friday evening, and is backed up and expired every hour since, must not have aged the good backups out by Monday.
+func TestAnEmptyClusterDoesNotAgeTheGoodBackupsOut(t *testing.T) {
+	policy := catalog.Policy{Last: 24, Within: 48 * time.Hour, Hourly: 48, Daily: 7, Minimum: 3, OldLines: 90 * 24 * time.Hour}
+	s := newShelf(t, 0, memory.New(time.Now))
+	friday := time.Date(2026, 11, 20, 18, 0, 0, 0, time.UTC)
+	monday := time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
+	var good []string
+	revision := int64(1000)
+	for at := friday.Add(-3 * 24 * time.Hour); !at.After(monday); at = at.Add(time.Hour) {
+		s.now = at
+		revision += 10
+		seen := catalog.Seen{ClusterID: s.line.ClusterID, Revision: revision, RaftTerm: 5, Time: at}
+		if at.After(friday) {
+			if revision > 1000 {
+				revision = 1
+			}
+			seen = catalog.Seen{ClusterID: "00000000000000bb", Revision: revision, RaftTerm: 2, Time: at}
+		}
+		line, opens, alerts, err := s.repo.Continue(t.Context(), seen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if opens {
+			if !at.Equal(friday.Add(time.Hour)) || len(alerts) == 0 {
+				t.Fatalf("at %s a line is opened, with the alerts %q", at, alerts)
+			}
+			if err := s.repo.OpenLine(t.Context(), line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.line = line
+		s.add(t, at, revision)
+		if !at.After(friday) {
+			good = append(good, s.ids[len(s.ids)-1])
+		}
+		if _, err := s.expire(t, policy, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := s.left(t, "main")
+	for _, id := range good[len(good)-policy.Last:] {
+		if !slices.Contains(left, id) {
+			t.Errorf("the good backup %s, one of the newest %d before the cluster came up empty, is gone by Monday", id, policy.Last)
+		}
+	}
+	if len(left) >= len(s.ids) {
+		t.Error("nothing was expired, so this test says nothing")
+	}
+}

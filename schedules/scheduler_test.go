@@ -283,3 +283,33 @@ func TestClockJumps(t *testing.T) {
 		<-done
 	})
 }
+
+// On the days on which clocks change nothing is left out: a time that does not exist is made up at the change, one that comes twice is kept twice.
+func TestDaylightSaving(t *testing.T) {
+	for _, c := range []struct {
+		name, from string
+		specs      []string
+		want       []string // within two days
+	}{
+		{"spring", "2026-03-28T12:00:00Z", []string{"CRON_TZ=Europe/Berlin 30 2 * * *"}, []string{"2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"}},
+		{"autumn", "2026-10-24T12:00:00Z", []string{"CRON_TZ=Europe/Berlin 30 2 * * *"}, []string{"2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"}},
+		{"in UTC nothing changes", "2026-03-28T12:00:00Z", []string{"30 2 * * *"}, []string{"2026-03-29T02:30:00Z", "2026-03-30T02:30:00Z"}},
+		{"twice a day in a zone that does not change then", "2026-10-24T18:00:00Z", []string{"CRON_TZ=America/New_York 0 */12 * * *"}, []string{"2026-10-25T04:00:00Z", "2026-10-25T16:00:00Z", "2026-10-26T04:00:00Z", "2026-10-26T16:00:00Z"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ahead := at(t, c.from).Sub(time.Now())
+				now := func() time.Time { return time.Now().Add(ahead) }
+				var runs []string
+				scheduler(t, Scheduler{Now: now}, 48*time.Hour-time.Second, Job{Key: "dcs/snapshot", Schedule: mustParse(t, c.specs...), Last: ran(now()),
+					Run: func(context.Context, Attempt) error {
+						runs = append(runs, now().UTC().Format(time.RFC3339))
+						return nil
+					}})
+				if !slices.Equal(runs, c.want) {
+					t.Errorf("runs at %v, want %v", runs, c.want)
+				}
+			})
+		})
+	}
+}
