@@ -1,0 +1,242 @@
+package hosts
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// etcdUnit is etcd as distributions package it: settings in an environment file, another user, restarted for ever.
+const etcdUnit = `[Unit]
+Description=etcd
+After=network.target
+[Service]
+Type=notify
+User=etcd
+EnvironmentFile=/etc/default/etcd
+ExecStart=/usr/local/bin/etcd $DAEMON_ARGS
+Restart=always
+RestartSec=500ms
+LimitNOFILE=65536
+[Install]
+WantedBy=multi-user.target
+`
+
+// installUnit makes the host a member of a cluster of all that are named, and enables its unit.
+func (h *debian) installUnit(t testing.TB, cluster []*debian) {
+	t.Helper()
+	var initial []string
+	for _, m := range cluster {
+		initial = append(initial, m.name+"="+m.peerURL())
+	}
+	h.file(t, "/etc/systemd/system/etcd.service", etcdUnit, 0o644)
+	h.file(t, "/etc/default/etcd", fmt.Sprintf(`# settings of etcd
+ETCD_NAME=%s
+ETCD_DATA_DIR="%s"
+ETCD_LISTEN_CLIENT_URLS="%s"
+ETCD_ADVERTISE_CLIENT_URLS="%[3]s"
+ETCD_LISTEN_PEER_URLS='%s'
+ETCD_INITIAL_ADVERTISE_PEER_URLS=%[4]s
+ETCD_INITIAL_CLUSTER=%s
+DAEMON_ARGS="--logger zap --initial-cluster-token old"
+`, h.name, debianData, h.clientURL(), h.peerURL(), strings.Join(initial, ",")), 0o644)
+	h.exec(t, "install", "-d", "-o", "etcd", "-g", "etcd", "-m", "700", debianData)
+	h.exec(t, "systemctl", "daemon-reload")
+	h.exec(t, "systemctl", "enable", "--now", "--no-block", "etcd")
+}
+
+// debianDesk is a desk whose configuration names the hosts with a service and a data dir.
+func (s *site) debianDesk(t testing.TB, name, service, data string, hosts []*debian) *desk {
+	t.Helper()
+	var plain []*host
+	for _, h := range hosts {
+		plain = append(plain, h.host)
+	}
+	d := s.newDesk(t, name, plain...)
+	var b strings.Builder
+	fmt.Fprintf(&b, "clusters:\n  dcs:\n    stores: [main]\n    members:\n")
+	for _, h := range hosts {
+		fmt.Fprintf(&b, "      - {name: %s, host: %q, peer_url: %q, client_url: %q, data_dir: %s, service: %s}\n",
+			h.name, h.ssh("root"), h.peerURL(), h.clientURL(), data, service)
+	}
+	fmt.Fprintf(&b, "stores:\n  main: {file: {path: %s}}\nspool_dir: %s\nallow_tmpfs_spool: true\n", filepath.Join(s.dir, "store"), filepath.Join(d.dir, "spool"))
+	d.file(t, "requorum.yaml", b.String())
+	return d
+}
+
+var clusterID = regexp.MustCompile(`"cluster-id":"([0-9a-f]+)"`)
+
+// clusters are the ids of all clusters that the host's etcd has ever said to belong to.
+func (h *debian) clusters(t testing.TB) map[string]bool {
+	t.Helper()
+	found := map[string]bool{}
+	for _, m := range clusterID.FindAllStringSubmatch(h.exec(t, "journalctl", "-u", "etcd", "--no-pager", "--output=cat"), -1) {
+		found[m[1]] = true
+	}
+	return found
+}
+
+// lose ends etcd on the host at once, and removes its data.
+func (h *debian) lose(t testing.TB) {
+	t.Helper()
+	h.exec(t, "systemctl", "stop", "etcd")
+	h.exec(t, "sh", "-c", "rm -rf "+debianData+" "+debianData+".*")
+}
+
+// somebody starts etcd on the hosts again and again, as somebody does who has not been told, until the returned function is called.
+func somebody(t testing.TB, hosts []*debian) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for _, h := range hosts {
+		init := h.init(t)
+		all.Go(func() {
+			for ctx.Err() == nil {
+				// It is refused most of the time.
+				_ = exec.CommandContext(ctx, "nsenter", "-t", init, "-m", "-u", "-n", "-p", "--", "systemctl", "start", "--no-block", "etcd").Run()
+				select {
+				case <-ctx.Done():
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		})
+	}
+	return func() {
+		cancel()
+		all.Wait()
+	}
+}
+
+// rebuild restores, which must succeed.
+func (d *desk) rebuild(t testing.TB, flags ...string) restored {
+	t.Helper()
+	var r restored
+	d.run(t, append([]string{"-o", "json", "restore", "dcs", "--yes"}, flags...)...).exits(t, exitOK).decode(t, &r)
+	if !r.OK {
+		t.Errorf("the restore is not ok: %+v", r)
+	}
+	return r
+}
+
+// clusterOf is the id of the cluster that answers.
+func clusterOf(t testing.TB, client *clientv3.Client) string {
+	t.Helper()
+	var id string
+	until(t, "a member to tell its cluster", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		s, err := client.Status(ctx, client.Endpoints()[0])
+		if err == nil {
+			id = fmt.Sprintf("%x", s.Header.ClusterId)
+		}
+		return err == nil
+	})
+	return id
+}
+
+// settled fails the test if a restore left anything on the host that would keep etcd from being started.
+func (h *debian) settled(t testing.TB) {
+	t.Helper()
+	for _, left := range []string{"/etc/systemd/system/etcd.service.d", debianData + ".requorum/inhibited", debianData + ".requorum/lock"} {
+		if out, err := h.try(t, "stat", left); err == nil {
+			t.Errorf("on %s the restore left %s", h.name, out)
+		}
+	}
+	if state := h.unit(t, "etcd", "ActiveState"); state != "active" {
+		t.Errorf("etcd on %s is %s", h.name, state)
+	}
+}
+
+func TestSystemd(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 0)
+	root := debianRoot(t)
+	var hosts []*debian
+	for range 3 {
+		hosts = append(hosts, s.addDebian(t, root))
+	}
+	for _, h := range hosts {
+		h.installUnit(t, hosts)
+	}
+	client := s.client(t, s.hosts...)
+	s.serves(t, client)
+	etcdtest.MustFill(t, client, etcdtest.FillOptions{Keys: 500})
+	d := s.debianDesk(t, "desk1", "{systemd: etcd}", debianData, hosts)
+	d.run(t, "backup", "dcs").exits(t, exitOK)
+	want := s.rows(t, s.hosts...)
+
+	t.Run("wrong configuration", func(t *testing.T) {
+		wrong := s.debianDesk(t, "desk2", "{systemd: etcd}", "/var/lib/etcd2", hosts)
+		wrong.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, "data dir is /var/lib/etcd2 in the configuration, "+debianData+" by unit etcd.service")
+		missing := s.debianDesk(t, "desk3", "{systemd: etcd-server}", debianData, hosts)
+		missing.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, "no unit etcd-server.service")
+		etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
+	})
+
+	t.Run("total loss", func(t *testing.T) {
+		for _, h := range hosts {
+			h.lose(t)
+		}
+		r := d.rebuild(t)
+		etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
+		for _, h := range hosts {
+			if got := strings.TrimSpace(h.exec(t, "stat", "-c", "%U:%G %a", debianData)); got != "etcd:etcd 700" {
+				t.Errorf("the data dir on %s is of %s, not of the unit's user", h.name, got)
+			}
+			h.settled(t)
+		}
+		t.Logf("stages %+v", r.Stages)
+	})
+
+	// At each point the coordinator dies, all hosts lose their power, and somebody starts etcd on each of them all the time.
+	legit := map[string]bool{clusterOf(t, client): true}
+	for _, h := range hosts {
+		for id := range h.clusters(t) {
+			legit[id] = true // what was there before
+		}
+	}
+	for _, point := range []string{"stop", "exchange", "allow"} {
+		t.Run("power cut after "+point, func(t *testing.T) {
+			etcdtest.Put(t, client, "/late", point)
+			c := d.start(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes")
+			c.reaches(t, "\n"+point+" ")
+			c.kill(t)
+			for _, h := range hosts {
+				h.cut(t)
+			}
+			boot(t, hosts...)
+			if point != "allow" {
+				for _, h := range hosts {
+					if out, err := h.try(t, "systemctl", "start", "etcd"); err == nil {
+						t.Errorf("%s started etcd in the middle of the swap, after a reboot: %s", h.name, out)
+					}
+					if state := h.unit(t, "etcd", "ActiveState"); state != "inactive" {
+						t.Errorf("etcd on %s is %s", h.name, state)
+					}
+				}
+			}
+			stop := somebody(t, hosts)
+			d.rebuild(t)
+			stop()
+			etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
+			legit[clusterOf(t, client)] = true
+			for _, h := range hosts {
+				h.settled(t)
+				for id := range h.clusters(t) {
+					if !legit[id] {
+						t.Errorf("etcd on %s once belonged to cluster %s, which is neither the old nor the new one", h.name, id)
+					}
+				}
+			}
+		})
+	}
+}
