@@ -26,6 +26,7 @@ type fleet struct {
 	dir   string
 	names []string // of the clusters, which are one etcd under several names
 	etcd  *etcdtest.Cluster
+	plans string // more schedules
 }
 
 const every, lease = 2 * time.Second, 2 * time.Second
@@ -45,8 +46,8 @@ func (f *fleet) config(replica, more string) string {
 	var b strings.Builder
 	b.WriteString("clusters:\n")
 	for _, name := range f.names {
-		fmt.Fprintf(&b, "  %s:\n    endpoints: [%s]\n    stores: [main]\n    schedules: {snapshot: '@every %s', verify: '@every 7s', deadline: 30s}\n    retention: {last: 500}\n",
-			name, strings.Join(f.etcd.Endpoints(), ", "), every)
+		fmt.Fprintf(&b, "  %s:\n    endpoints: [%s]\n    stores: [main]\n    schedules: {snapshot: '@every %s', verify: '@every 7s', deadline: 30s%s}\n    retention: {last: 500}\n",
+			name, strings.Join(f.etcd.Endpoints(), ", "), every, f.plans)
 	}
 	fmt.Fprintf(&b, "stores: {main: {file: {path: %s}}}\nspool_dir: %s\nallow_tmpfs_spool: true\n%s\n", filepath.Join(f.dir, "store"), filepath.Join(f.dir, "spool-"+replica), more)
 	path := filepath.Join(f.dir, replica+".yaml")
@@ -284,6 +285,7 @@ func TestServe(t *testing.T) {
 		t.Skip("starts servers")
 	}
 	f := newFleet(t, 1)
+	f.plans = ", expire: '@every 2s'"
 	const token = "t0ken-of-the-api"
 	if err := os.WriteFile(filepath.Join(f.dir, "token"), []byte(token+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -394,6 +396,21 @@ func TestServe(t *testing.T) {
 	f.more(3)
 	if n := len(f.backups("c0")); n > held+1 { // one may have been under way
 		t.Errorf("%d backups were taken in spite of a restore's hold", n-held)
+	}
+	runs := func(msg, kind string) (n int) {
+		for line := range strings.Lines(c.stderr.String()) {
+			var v struct{ Msg, Cluster, Kind string }
+			if err := json.Unmarshal([]byte(line), &v); err == nil && v.Msg == msg && v.Cluster == "c0" && v.Kind == kind {
+				n++
+			}
+		}
+		return n
+	}
+	until(t, "an expiry that is left out", func() bool { return runs("run is left out", "expire") > 0 })
+	expired, left := runs("run is done", "expire"), runs("run is left out", "expire")
+	until(t, "two more", func() bool { return runs("run is left out", "expire") >= left+2 })
+	if n := runs("run is done", "expire"); n > expired {
+		t.Errorf("%d expiries were done in spite of a restore's hold", n-expired)
 	}
 	start(t, f.dir, nil, "-c", path, "check", "c0", "--wait", "0").wait(t).exits(t, 1, "restore r23456789abc")
 	if err := os.Remove(hold); err != nil {
