@@ -2,6 +2,7 @@ package config
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -101,7 +102,18 @@ func (k *checker) service(key string, m Member) {
 		k.add(key, "inhibit and allow belong to start, stop and status", "remove them: systemd and static pods are inhibited in their own way")
 	}
 	k.pair(key, "inhibit", "allow")
+	if strings.Trim(s.Systemd, unitLetters) != "" || strings.HasPrefix(s.Systemd, "-") {
+		k.add(key+".systemd", quote(s.Systemd)+" is no name of a unit", "write it as systemctl takes it, such as etcd or etcd@main.service")
+	} else if kind := path.Ext(s.Systemd); slices.Contains([]string{".socket", ".target", ".timer", ".path", ".mount", ".slice", ".scope"}, kind) {
+		k.add(key+".systemd", quote(s.Systemd)+" is no service", "name the unit that runs etcd itself")
+	}
+	if strings.HasPrefix(path.Base(string(s.StaticPod)), ".") && s.StaticPod != "" {
+		k.add(key+".static_pod", quote(string(s.StaticPod))+" is hidden, so the kubelet does not run it", "name the manifest in the directory that the kubelet watches, such as /etc/kubernetes/manifests/etcd.yaml")
+	}
 }
+
+// unitLetters are what systemd allows in the names of units.
+const unitLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:-_.@\\"
 
 func (k *checker) agents(key string, cl *Cluster) {
 	names := make([]string, len(cl.Agents))
