@@ -190,13 +190,13 @@ func (c *Common) record(r *Report) catalog.Run {
 	return run
 }
 
-// seconds writes a duration as a person reads it.
+// seconds writes a duration as a person reads it, on one line.
 func seconds(s float64) string {
 	switch d := time.Duration(s * float64(time.Second)); {
 	case d < time.Second:
-		return d.Round(time.Millisecond).String()
-	case d < 10*time.Minute:
-		return fmt.Sprintf("%.1f s", s)
+		return fmt.Sprintf("%d\u202fms", d.Round(time.Millisecond).Milliseconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.1f\u202fs", s)
 	default:
 		return catalog.Age(d)
 	}

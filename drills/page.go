@@ -8,8 +8,6 @@ import (
 	"math"
 	"strings"
 	"time"
-
-	"github.com/requorum/requorum/agents"
 )
 
 //go:embed page.html
@@ -20,7 +18,12 @@ func (r *Report) Page() ([]byte, error) {
 	t, err := template.New("page").Funcs(template.FuncMap{
 		"seconds": seconds, "bytes": size, "number": number, "when": when, "clock": func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"day": func(t time.Time) string { return t.UTC().Format("2006-01-02") }, "short": func(s string) string { return s[:min(len(s), 16)] },
-		"upper": strings.ToUpper, "okay": func(v agents.Verdict) string { return mark(v.OK) }, "mark": mark,
+		"objective": func(name string) string {
+			if name == "drill_age" {
+				return "Age of the drill before"
+			}
+			return strings.ToUpper(name)
+		},
 	}).Parse(pageText)
 	if err != nil {
 		return nil, err
@@ -30,13 +33,6 @@ func (r *Report) Page() ([]byte, error) {
 		return nil, fmt.Errorf("page of drill %s: %w", r.ID, err)
 	}
 	return b.Bytes(), nil
-}
-
-func mark(ok bool) string {
-	if ok {
-		return "ok"
-	}
-	return "no"
 }
 
 // view is a report with what a page says about it.
@@ -73,12 +69,11 @@ func (v view) Summary() string {
 	if v.Kind == Live {
 		where = "on the real members"
 	}
-	s := fmt.Sprintf("Backup %s of %s (revision %s, %s keys, %s) was rebuilt as %d members %s", v.Source.ID, when(v.Source.Time), number(v.Source.Revision),
-		number(v.Source.Keys), size(v.Source.Bytes), len(v.Report.Members), where)
+	s := fmt.Sprintf("Backup %s of %s (revision %s, %s keys, %s)", v.Source.ID, when(v.Source.Time), number(v.Source.Revision), number(v.Source.Keys), size(v.Source.Bytes))
 	if v.RTOSeconds == 0 {
-		return strings.Replace(s, "was rebuilt", "was to be rebuilt", 1) + "; it did not come to a proof."
+		return s + " was to be rebuilt " + where + "; it did not come to a proof."
 	}
-	return s + fmt.Sprintf(", and proven after %s. Had the cluster been lost when the drill began, the writes of the last %s would have been lost.",
+	return s + fmt.Sprintf(" was rebuilt as %d members ", len(v.Report.Members)) + where + fmt.Sprintf(", and proven after %s. Had the cluster been lost when the drill began, the writes of the last %s would have been lost.",
 		seconds(v.RTOSeconds), seconds(v.RPOSeconds))
 }
 
@@ -128,6 +123,9 @@ func (v view) Tiles() []tile {
 		}
 	}
 	t := tile{Name: "Members", Value: fmt.Sprintf("%d of %d", healthy, len(v.Members)), Detail: "healthy, etcd " + v.Versions.Etcd, Share: -1}
+	if len(v.Members) == 0 {
+		t.Value, t.Detail = "none", "it did not come to that"
+	}
 	if healthy > 0 && healthy == len(v.Members) {
 		t.Class = "good"
 	}
@@ -175,7 +173,6 @@ type chart struct {
 	Objective   float64 // from the top, in thousandths; -1: none
 	Asked       string
 	First, Last string
-	Width       float64 // of all columns
 }
 
 type column struct {
@@ -191,7 +188,7 @@ func (v view) Charts() []chart {
 	}
 	var charts []chart
 	for _, name := range []string{"rto", "rpo"} {
-		c := chart{Name: strings.ToUpper(name), Objective: -1, First: all[0].Started.UTC().Format("2006-01-02"), Last: all[len(all)-1].Started.UTC().Format("2006-01-02"), Width: 1000}
+		c := chart{Name: strings.ToUpper(name), Objective: -1, First: all[0].Started.UTC().Format("2006-01-02 15:04"), Last: all[len(all)-1].Started.UTC().Format("2006-01-02 15:04")}
 		value := func(p Past) float64 {
 			if name == "rto" {
 				return p.RTOSeconds
@@ -238,13 +235,13 @@ func (v view) Charts() []chart {
 func size(n int64) string {
 	const unit = 1000
 	if n < unit {
-		return fmt.Sprintf("%d B", n)
+		return fmt.Sprintf("%d\u202fB", n)
 	}
 	f, exp := float64(n)/unit, 0
 	for f >= unit && exp < 4 {
 		f, exp = f/unit, exp+1
 	}
-	return fmt.Sprintf("%.1f %cB", f, "kMGTP"[exp])
+	return fmt.Sprintf("%.1f\u202f%cB", f, "kMGTP"[exp])
 }
 
 // number groups digits by three, with narrow spaces.

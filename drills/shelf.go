@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/requorum/requorum/storage/catalog"
@@ -77,6 +78,39 @@ func Trend(ctx context.Context, shelf Shelf, limit int) ([]Past, error) {
 		trend = append(trend, r.past())
 	}
 	return trend, err
+}
+
+// Memory remembers what drills came to, so that a report is read once. It is safe for concurrent use.
+type Memory struct {
+	mu    sync.Mutex
+	known map[string]Past
+}
+
+// Last returns the newest drill that proved a restore, nil if none did. Reports that cannot be read are passed over, and
+// make an error if none is found.
+func (m *Memory) Last(ctx context.Context, shelf Shelf) (*Past, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known == nil {
+		m.known = map[string]Past{}
+	}
+	all, err := shelf.Drills(ctx)
+	for _, d := range slices.Backward(all) {
+		p, ok := m.known[d.ID]
+		if !ok {
+			r, _, readErr := read(ctx, shelf, d.Drill, "")
+			if readErr != nil {
+				err = errors.Join(err, readErr)
+				continue
+			}
+			p = r.past()
+			m.known[d.ID] = p
+		}
+		if p.Outcome.Restored() {
+			return &p, nil
+		}
+	}
+	return nil, err
 }
 
 // Signature is what became of checking one copy of a report.

@@ -13,8 +13,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/health"
-	"github.com/requorum/requorum/storage/repository"
 )
 
 // The exit codes of check, for monitoring systems.
@@ -188,25 +188,16 @@ func (t *target) checkBackups(ctx context.Context, c *checked) {
 	s.Snapshots, s.SnapshotsErr = repo.Snapshots(ctx)
 	s.Holds, s.HoldsErr = repo.Holds(ctx)
 	if t.cluster.Objectives.DrillAge > 0 {
-		s.LastDrill, s.LastDrillErr = lastDrill(ctx, repo, time.Now())
+		var last *drills.Past
+		if last, s.LastDrillErr = new(drills.Memory).Last(ctx, repo); last != nil {
+			s.LastDrill = last.Started
+		}
 	}
 	now := time.Now()
 	if newest, ok := s.Newest(); ok {
 		c.LastBackup = &checkedBackup{ID: newest.ID, AgeSeconds: now.Sub(newest.Time).Seconds()}
 	}
 	c.add(s.Judge(c.Cluster, now, t.objectives())...)
-}
-
-// lastDrill is when a restore was last rehearsed with success; the zero time when it was not within a year.
-func lastDrill(ctx context.Context, repo *repository.Repository, now time.Time) (time.Time, error) {
-	runs, err := repo.Runs(ctx, now.AddDate(-1, 0, 0))
-	var last time.Time
-	for _, r := range runs {
-		if r.Kind == "drill" && r.Outcome == "ok" && r.Started.After(last) {
-			last = r.Started
-		}
-	}
-	return last, err
 }
 
 // checkAgents asks for the verdict that a restore would ask for, with a backup nobody restored: everything registered counts, if it is renewed.

@@ -182,15 +182,29 @@ func (t *target) drilled(r drills.Report, err error, page string) error {
 		}
 		err = errors.Join(err, pageErr)
 	}
-	if t.json() {
-		return t.outcome(r, err)
-	}
-	t.showDrill(r)
 	var kept *drills.StoreFailure
-	if r.Failure != nil && !errors.As(err, &kept) { // shown in full
-		return codeError{exitCode(err, 0)}
+	lost := errors.As(err, &kept)
+	if t.json() {
+		if printErr := t.printJSON(r); printErr != nil {
+			return printErr
+		}
+	} else {
+		t.showDrill(r)
 	}
-	return err
+	switch {
+	case err == nil:
+		return nil
+	case r.Failure == nil:
+	case lost:
+		err = kept
+	default: // shown in full
+		return codeError{r.Failure.Code}
+	}
+	fmt.Fprintf(t.err, "requorum: %v\n", err)
+	if r.Failure != nil {
+		return codeError{r.Failure.Code}
+	}
+	return codeError{exitCode(err, 0)}
 }
 
 func (t *target) showDrill(r drills.Report) {

@@ -53,6 +53,7 @@ func exitCode(err error, caught syscall.Signal) int {
 	var problem config.Problem
 	var refusal agents.Refusal
 	var check *dbfile.CheckError
+	var kept *drills.StoreFailure
 	switch {
 	case err == nil:
 		return exitOK
@@ -76,7 +77,7 @@ func exitCode(err error, caught syscall.Signal) int {
 		return exitRefused
 	case errors.Is(err, restore.ErrAgents):
 		return exitAgents
-	case errors.Is(err, backup.ErrPartial), errors.Is(err, restore.ErrPartly), errors.Is(err, drills.ErrObjective):
+	case errors.Is(err, backup.ErrPartial), errors.Is(err, restore.ErrPartly), errors.Is(err, drills.ErrObjective), errors.As(err, &kept):
 		return exitPartly
 	}
 	return exitError

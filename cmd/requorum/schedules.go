@@ -61,9 +61,6 @@ func (a *app) schedules(ctx context.Context, args []string, count int) error {
 	var rows [][]string
 	for _, s := range all {
 		last := "never"
-		if s.Kind == string(service.Drill) {
-			a.say("warning: cluster %s: drills are not run by this version of serve", s.Cluster)
-		}
 		if s.Last != nil {
 			last = s.Last.Format(time.RFC3339) + " " + s.Outcome
 		}
@@ -131,11 +128,6 @@ func (t *target) upcoming(ctx context.Context, repo *repository.Repository, now 
 		row := scheduled{Cluster: t.cluster.Name, Kind: string(s.kind), Schedule: s.String()}
 		if last, ok := newest(runs, s.record); ok {
 			row.Last, row.Outcome = &last.Started, last.Outcome
-		}
-		if s.kind == service.Drill {
-			row.Next = []time.Time{} // serve does not run them yet, and says so
-			rows = append(rows, row)
-			continue
 		}
 		counted, _ := service.Last(runs, s.record)
 		offset := t.offset(s, now)

@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/service"
 	"github.com/requorum/requorum/schedules"
@@ -89,6 +90,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
+	drills.Sweep(ctx, string(cfg.SpoolDir), log)
 	elector, err := a.elector(cfg.Election)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/backup"
+	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/dbfile"
@@ -63,15 +64,17 @@ func (t *target) served(ctx context.Context, tell *telling) (service.Cluster, er
 		return service.Cluster{}, err
 	}
 	return service.Cluster{
-		Name: t.cluster.Name, Settings: settings, Repository: repo, Jobs: jobs,
+		Drilled: t.drilledWatch(repo),
+		Name:    t.cluster.Name, Settings: settings, Repository: repo, Jobs: jobs,
 		Jitter: time.Duration(t.cluster.Schedules.Jitter), Deadline: time.Duration(t.cluster.Schedules.Deadline),
 		Interval: time.Duration(t.cfg.Serve.Watch),
 		Watch:    func() (service.Watcher, func(), error) { return t.watch(tell) },
 		Judge: func(now time.Time, s service.Stored, holds []catalog.Hold, holdsErr error) []service.Problem {
 			found := health.Stored{Snapshots: s.Backups, SnapshotsErr: s.Err, Holds: holds, HoldsErr: holdsErr}
-			objectives := t.objectives()
-			objectives.DrillAge = 0 // drills are not run by serve yet, and judging their age would read every record each time
-			return problems(found.Judge(t.cluster.Name, now, objectives))
+			if found.LastDrillErr = s.DrillErr; s.Drill != nil {
+				found.LastDrill = s.Drill.Time
+			}
+			return problems(found.Judge(t.cluster.Name, now, t.objectives()))
 		},
 		List: func(ctx context.Context) (any, error) {
 			snaps, err := repo.Snapshots(ctx)
@@ -125,7 +128,7 @@ func (t *target) jobs(repo *repository.Repository, tell *telling) (map[service.K
 		jobs[service.Verify] = service.Job{Schedule: when[service.Verify], Record: "verify", Work: t.verifyWork(repo)}
 	}
 	if !when[service.Drill].IsZero() {
-		jobs[service.Drill] = service.Job{Schedule: when[service.Drill], Record: "drill"}
+		jobs[service.Drill] = service.Job{Schedule: when[service.Drill], Record: drills.RecordKind, Work: t.drillWork()}
 	}
 	_, retained := t.policy()
 	if retained || !when[service.Expire].IsZero() {
@@ -242,7 +245,7 @@ func classify(err error) (service.Outcome, service.Reason) {
 	var store *storage.Error
 	var inStore *repository.StoreError
 	outcome := service.Failed
-	if errors.Is(err, backup.ErrPartial) {
+	if errors.Is(err, backup.ErrPartial) || errors.Is(err, drills.ErrObjective) || errors.Is(err, errEvidence) {
 		outcome = service.Partly
 	}
 	switch {

@@ -126,6 +126,9 @@ func (t *telling) StateChanged(s service.State) {
 	if s.Stored == nil {
 		return
 	}
+	if d := s.Stored.Drill; d != nil {
+		t.metrics.Drilled(s.Cluster, metrics.Drill{Time: d.Time, RPO: d.RPO, RTO: d.RTO})
+	}
 	found := health.Stored{Snapshots: s.Stored.Backups}
 	m := metrics.Stored{LastVerified: found.LastVerified(), Backups: map[string]int{}, Reachable: map[string]bool{}}
 	if newest, ok := found.Newest(); ok {

@@ -109,6 +109,15 @@ type Stored struct {
 	Backups  []catalog.Snapshot
 	StoreErr map[string]error // by name, nil for a store that was listed
 	Err      error            // of the listing: Backups are a part then
+
+	Drill    *LastDrill // the newest that proved a restore; nil: none is known
+	DrillErr error      // why it is not known
+}
+
+// LastDrill is a drill that proved a restore, and what it measured.
+type LastDrill struct {
+	Time     time.Time
+	RPO, RTO time.Duration
 }
 
 // Severity of a problem.

@@ -117,6 +117,9 @@ func Last(runs []catalog.Run, kind string) (last catalog.Run, ok bool) {
 // execute does one attempt.
 func (s *Service) execute(ctx context.Context, c Cluster, run Run, work Work) Result {
 	id := catalog.NewID(catalog.KindRun)
+	if run.Kind == Drill {
+		id = catalog.NewID(catalog.KindDrill)
+	}
 	log := s.o.Log.With("cluster", run.Cluster, "kind", string(run.Kind), "run", id)
 	log.Info("run starts", "due", run.Due.UTC(), "late", run.Started.Sub(run.Due).Round(time.Millisecond), "attempt", run.Attempt)
 	s.events().RunStarted(run)
@@ -151,6 +154,9 @@ func (s *Service) execute(ctx context.Context, c Cluster, run Run, work Work) Re
 func worthAgain(kind Kind, r Result) bool {
 	if r.Outcome != Failed {
 		return false
+	}
+	if kind == Drill { // what it found is found; only where a store did not answer could another one find more
+		return r.Reason == StoreFailed
 	}
 	return r.Reason != Held && r.Reason != Denied && r.Reason != Decryption && (r.Reason != Verification || kind == Snapshot)
 }

@@ -60,6 +60,9 @@ type Cluster struct {
 	// Judge says what is wrong with the backups; nil: nothing is.
 	Judge func(now time.Time, s Stored, holds []catalog.Hold, holdsErr error) []Problem
 
+	// Drilled returns the newest drill that proved a restore, nil if there was none; a nil function: nobody asks for drills.
+	Drilled func(ctx context.Context) (*LastDrill, error)
+
 	// List, Schedules and Check give what the commands of the same names print as JSON.
 	List      func(ctx context.Context) (any, error)
 	Schedules func(ctx context.Context, next int) (any, error)

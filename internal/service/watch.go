@@ -149,10 +149,15 @@ func (u *unit) list(ctx context.Context, c Cluster, term int) {
 	defer cancel()
 	snaps, err := c.Repository.Snapshots(list)
 	holds, holdsErr := c.Repository.Holds(list)
+	var drill *LastDrill
+	var drillErr error
+	if c.Drilled != nil {
+		drill, drillErr = c.Drilled(list)
+	}
 	if ctx.Err() != nil {
 		return
 	}
-	stored := &Stored{At: u.s.o.Now(), Backups: snaps, StoreErr: map[string]error{}, Err: err}
+	stored := &Stored{At: u.s.o.Now(), Backups: snaps, StoreErr: map[string]error{}, Err: err, Drill: drill, DrillErr: drillErr}
 	for _, name := range c.Repository.Stores() {
 		stored.StoreErr[name] = nil
 	}
