@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -57,6 +58,9 @@ func TestKilledThenRolledBack(t *testing.T) {
 			before, id := etcdtest.Rows(t, client), b.clusterID(t)
 			b.kill(t, "restore", point)
 			b.reboot(t)
+			if point == "done:start" {
+				b.declined(t)
+			}
 			if out, _, err := b.process("rollback", ""); err != nil {
 				if point == "done:predict" {
 					return // no host knew of the run yet
@@ -79,6 +83,32 @@ func TestKilledThenRolledBack(t *testing.T) {
 			}
 			b.settled(t)
 		})
+	}
+}
+
+// declined asks for a rollback whose question is answered with no, which changes nothing: the run is as unfinished as before.
+func (b *bed) declined(t *testing.T) {
+	t.Helper()
+	r := b.restorer(nil, overHealthy, func(o *restore.Options) {
+		o.DiscardWrites = true
+		o.Confirm = func(context.Context, restore.Plan) (bool, error) { return false, nil }
+	})
+	before, err := r.Latest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Rollback(t.Context(), ""); !errors.Is(err, restore.ErrDeclined) {
+		t.Errorf("a rollback that was answered with no: %v", err)
+	}
+	after, err := r.Latest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.Ended || after.Ended || after.Plan.Run != before.Plan.Run || len(after.Members) != len(before.Members) {
+		t.Errorf("run %s, ended %v, became run %s, ended %v, by a rollback that was answered with no", before.Plan.Run, before.Ended, after.Plan.Run, after.Ended)
+	}
+	if left, err := b.leftovers(t.Context()); err != nil || !slices.ContainsFunc(left, func(s string) bool { return s == "hold of "+before.Plan.Run }) {
+		t.Errorf("the hold of run %s is gone: %v, %v", before.Plan.Run, left, err)
 	}
 }
 

@@ -381,6 +381,42 @@ func TestIntruderInTheExchange(t *testing.T) {
 	}
 }
 
+// A lock whose owner was killed after it had ended its run, but before it gave the lock back, keeps no other run out; one whose run goes
+// on does.
+func TestLockOfAnEndedRun(t *testing.T) {
+	for _, ended := range []bool{true, false} {
+		r := newRig(t, t.TempDir())
+		r.old()
+		r.owner.PID, r.owner.Start = 1<<30, "" // no process has that number
+		r.must(restore.ActLock)
+		if ended {
+			p, err := newPlace(r.member, r.run)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j, err := p.ownJournal()
+			if err == nil {
+				j.Ended = time.Now()
+				err = p.writeJournal(j)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.run, r.owner = "r00000000001", Owner("next")
+		err := r.apply(restore.ActLock)
+		var h *restore.HostError
+		switch {
+		case ended && err != nil:
+			t.Errorf("the next run is kept out by one that ended: %v", err)
+		case ended:
+			r.must(restore.ActUnlock)
+		case !errors.As(err, &h) || h.Code != restore.HostLocked:
+			t.Errorf("the lock of an unfinished run was taken by another: %v", err)
+		}
+	}
+}
+
 // Who uses a member's place is found by the port as well, and named.
 func TestPortsAreSeen(t *testing.T) {
 	r := newRig(t, t.TempDir())

@@ -105,7 +105,7 @@ func (h *Host) lock(ctx context.Context, p *place, req restore.ApplyRequest) err
 		case held == nil:
 		case held.Owner.Token == req.Owner.Token && held.Run == req.Run:
 			return nil
-		case (dead(held) || req.Gone != "" && req.Gone == held.Owner.Token) && (held.Run == req.Run || req.TakeOver == held.Run):
+		case (dead(held) || req.Gone != "" && req.Gone == held.Owner.Token) && (held.Run == req.Run || req.TakeOver == held.Run || p.over(held.Run)):
 		case req.TakeOver == held.Run && now.Sub(held.Heartbeat) > restore.StaleAfter:
 		default:
 			return p.locked(held, dead(held))
@@ -118,6 +118,12 @@ func (h *Host) lock(ctx context.Context, p *place, req restore.ApplyRequest) err
 		}
 		return p.createLock(lock)
 	})
+}
+
+// over says whether a run has ended here. Its owner may have been killed between saying so and giving the lock back.
+func (p *place) over(run string) bool {
+	j, err := p.journal(run)
+	return err == nil && j != nil && !j.Ended.IsZero()
 }
 
 // makeState makes the state directory. Its files are private, but everybody may look for the marker by name: a start command
