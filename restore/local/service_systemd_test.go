@@ -1,0 +1,166 @@
+package local
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/requorum/requorum/restore"
+)
+
+// systemctlText is what systemctl show says of a unit, with the values that a test gives; %s is a directory of the test.
+const systemctlText = `Id=etcd.service
+LoadState=loaded
+NeedDaemonReload=no
+UnitFileState=enabled
+BoundBy=
+PassEnvironment=
+WorkingDirectory=
+RootDirectory=
+RootImage=
+User=
+Group=
+DynamicUser=no
+`
+
+// show makes a systemctl that answers with a text; it is the first in the PATH.
+func show(t *testing.T, text string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "text"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte("#!/bin/sh\nexec cat "+dir+"/text\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// How a unit would start etcd is read from its command, its environment and its environment files, as systemd expands them.
+func TestUnitSettings(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "etcd")
+	files := map[string]string{
+		program: "",
+		filepath.Join(dir, "default"): "# settings\n; more\nETCD_NAME=file\nETCD_DATA_DIR=\"/var/lib/file\"\nDAEMON_ARGS=\"--name args \\\n  --wal-dir=/wal\"\n" +
+			"ETCD_LISTEN_PEER_URLS='https://10.0.0.1:2380'\nexport ETCD_QUOTA_BACKEND_BYTES=8589934592\nnot an assignment\n",
+	}
+	for path, text := range files {
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const rest = " ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }\n"
+	for _, c := range []struct {
+		name, text string
+		want       restore.Flags
+	}{
+		{"flags", "ExecStart={ path=" + program + " ; argv[]=" + program + " --name a --data-dir=/d --force-new-cluster" + rest,
+			restore.Flags{Name: "a", DataDir: "/d", ForceNewCluster: true, Complete: true}},
+		{"etcd's own defaults", "WorkingDirectory=/var/lib/etcd\nExecStart={ path=" + program + " ; argv[]=" + program + rest,
+			restore.Flags{Name: "default", DataDir: "/var/lib/etcd/default.etcd", Complete: true}},
+		{"environment", "Environment=ETCD_NAME=e \"ETCD_DATA_DIR=/a b\" \"X=\\\"q\\\"\"\nExecStart={ path=" + program + " ; argv[]=" + program + rest,
+			restore.Flags{Name: "e", DataDir: "/a b", Complete: true}},
+		{"a file goes before the unit's environment, flags before both",
+			"Environment=ETCD_NAME=e ETCD_DATA_DIR=/e\nEnvironmentFiles=" + dir + "/missing (ignore_errors=yes)\nEnvironmentFiles=" + dir + "/default (ignore_errors=no)\n" +
+				"ExecStart={ path=" + program + " ; argv[]=" + program + " $DAEMON_ARGS" + rest,
+			restore.Flags{Name: "args", DataDir: "/var/lib/file", WALDir: "/wal", ListenPeer: []string{"https://10.0.0.1:2380"}, QuotaBytes: 8 << 30, Complete: true}},
+		{"a shell, as Red Hat has it", "EnvironmentFiles=" + dir + "/default (ignore_errors=no)\nExecStart={ path=/bin/bash ; argv[]=/bin/bash -c GOMAXPROCS=$(nproc) " + program +
+			" --name=\"${ETCD_NAME}\" --data-dir=\"${ETCD_DATA_DIR}\"" + rest,
+			restore.Flags{Name: "file", DataDir: "/var/lib/file", ListenPeer: []string{"https://10.0.0.1:2380"}, QuotaBytes: 8 << 30}},
+		{"a dollar sign and an unset variable", "ExecStart={ path=" + program + " ; argv[]=" + program + " --name ${NOTHING}a$$b --data-dir /d" + rest,
+			restore.Flags{Name: "a$b", DataDir: "/d"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			show(t, systemctlText+c.text)
+			c.want.From, c.want.Program = "unit etcd.service", program
+			o := (&place{}).at("etcd").look(t.Context())
+			if o.flags == nil || !reflect.DeepEqual(*o.flags, c.want) {
+				t.Errorf("%+v\nwant %+v", o.flags, c.want)
+			}
+			if o.owner == nil || o.owner.uid != 0 {
+				t.Errorf("a unit without User= runs as %+v", o.owner)
+			}
+			for _, p := range o.problems {
+				if p.Check != "permissions" { // this machine need not have systemd
+					t.Errorf("%+v", p)
+				}
+			}
+		})
+	}
+	for name, text := range map[string]string{
+		"a container": "ExecStart={ path=/usr/bin/docker ; argv[]=/usr/bin/docker run -v /var/lib/etcd:/data etcd --data-dir /data" + rest,
+		"a chroot":    "RootDirectory=/srv\nExecStart={ path=" + program + " ; argv[]=" + program + " --data-dir /d" + rest,
+		"a script":    "ExecStart={ path=/opt/run ; argv[]=/opt/run etcdish" + rest,
+	} {
+		show(t, systemctlText+text)
+		if o := (&place{}).at("etcd").look(t.Context()); o.flags != nil {
+			t.Errorf("%s: flags that mean something else are taken for etcd's: %+v", name, o.flags)
+		}
+	}
+}
+
+// at is the place's unit.
+func (p *place) at(unit string) systemd { return systemd{p, unitName(unit)} }
+
+// What would keep a unit from being started is found before anything is stopped.
+func TestUnitProblems(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		name, from, to string
+		warn           bool
+	}{
+		{"no unit", "LoadState=loaded", "LoadState=not-found", false},
+		{"is masked", "LoadState=loaded", "LoadState=masked", false},
+		{"is bad-setting", "LoadState=loaded", "LoadState=bad-setting", false},
+		{"daemon-reload", "NeedDaemonReload=no", "NeedDaemonReload=yes", false},
+		{"is disabled", "UnitFileState=enabled", "UnitFileState=disabled", true},
+		{"patroni.service are bound", "BoundBy=", "BoundBy=patroni.service", true},
+		{"is not there: it would not start", "BoundBy=", "EnvironmentFiles=" + dir + "/missing (ignore_errors=no)", false},
+		{"starts " + dir + "/etcd, which is not there", "BoundBy=", "ExecStart={ path=" + dir + "/etcd ; argv[]=" + dir + "/etcd --name a ; ignore_errors=no }", false},
+	} {
+		show(t, strings.Replace(systemctlText, c.from, c.to, 1))
+		o := (&place{}).at("etcd.service").look(t.Context())
+		if !slices.ContainsFunc(o.problems, func(p restore.Problem) bool { return strings.Contains(p.Detail, c.name) && p.Warn == c.warn }) {
+			t.Errorf("%s: %+v", c.to, o.problems)
+		}
+	}
+}
+
+// Only a unit that systemd itself calls inactive or failed is down: one that waits to be restarted is not.
+func TestUnitStates(t *testing.T) {
+	for state, active := range map[string]bool{"active": true, "activating": true, "deactivating": true, "reloading": true, "maintenance": true, "inactive": false, "failed": false} {
+		show(t, "Id=etcd.service\nActiveState="+state+"\nSubState=x\nDropInPaths=\n")
+		s, err := (&place{}).at("etcd").status(t.Context())
+		if err != nil || s.active != active {
+			t.Errorf("%s: active %v, %v", state, s.active, err)
+		}
+		if s.open == "" {
+			t.Errorf("%s: a unit without the drop-in counts as forbidden to start", state)
+		}
+	}
+	for name, text := range map[string]string{"nothing": "", "no state": "Id=etcd.service\n"} {
+		show(t, text)
+		var h *restore.HostError
+		if _, err := (&place{}).at("etcd").status(t.Context()); !errors.As(err, &h) || h.Code != restore.HostCommand {
+			t.Errorf("a systemctl that says %s counts as an answer: %v", name, err)
+		}
+	}
+	t.Setenv("PATH", t.TempDir())
+	if _, err := (&place{}).at("etcd").status(t.Context()); err == nil {
+		t.Error("a missing systemctl counts as an answer")
+	}
+}
+
+func TestSpans(t *testing.T) {
+	for text, want := range map[string]time.Duration{"1min 30s": 90 * time.Second, "500ms": 500 * time.Millisecond, "infinity": time.Hour, "": 0, "2h 5.5s": 2*time.Hour + 5500*time.Millisecond, "soon": 0, "5": 0} {
+		if got := parseSpan(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
