@@ -188,6 +188,7 @@ func TestChoiceIsAsked(t *testing.T) {
 func TestNothingToRestore(t *testing.T) {
 	b := newBed(t, etcdtest.Options{Members: 1})
 	b.Stop(t)
+	b.Wipe(t)
 	_, err := b.restorer(nil).Run(t.Context())
 	if !errors.Is(err, restore.ErrNothingToRestore) || !strings.Contains(err.Error(), "looked at: 0 backups") {
 		t.Errorf("restore from an empty store: %v", err)

@@ -140,6 +140,7 @@ func (s setup) options(meet func(string), say func(string)) (restore.Options, er
 	o.Predict = func(ctx context.Context, db string, rev int64) (dbfile.HashKV, error) {
 		return predict(ctx, s.Spool, db, rev)
 	}
+	o.Replay = member.Replay
 	if s.Leased != "" {
 		a, err := leased.New(leased.Options{Prefix: s.Leased, Count: 1})
 		if err != nil {

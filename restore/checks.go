@@ -61,6 +61,7 @@ func (r *Restorer) observe(ctx context.Context, run string, deep bool) (*observe
 // all collected.
 func (r *Restorer) checks(o *observed, src *source) (checks []Check, refusals []agents.Refusal) {
 	refusals = append(refusals, r.checkDown(o, src)...)
+	checks = append(checks, r.stoppedCheck(o)...)
 	for _, p := range r.TLSProblems {
 		checks = append(checks, Check{Name: "tls files", Status: CheckFailed, Detail: p})
 	}
@@ -91,9 +92,15 @@ func (r *Restorer) checks(o *observed, src *source) (checks []Check, refusals []
 // checkDown refuses to replace a cluster that lives, or one of which nobody knows.
 func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusal) {
 	if len(o.healthy) > 0 && r.ReplaceHealthy != r.Cluster {
+		lost := "NAME"
+		for _, m := range r.targets() {
+			if !slices.Contains(o.healthy, m.ClientURL) {
+				lost = m.Name
+			}
+		}
 		refusals = append(refusals, agents.Refusal{
 			What: fmt.Sprintf("cluster %s is healthy: it serves reads with a quorum at %s", r.Cluster, strings.Join(o.healthy, ", ")),
-			Risk: "everything written since the backup is lost, and its clients see a cut; a single lost member is replaced with etcdctl member remove and member add instead",
+			Risk: "everything written since the backup is lost, and its clients see a cut; a single lost member is replaced instead, while the others serve on: " + r.command("replace-member", lost) + "",
 			Flag: "--replace-healthy " + r.Cluster,
 		})
 	}
@@ -124,6 +131,21 @@ func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusa
 		})
 	}
 	return refusals
+}
+
+// stoppedCheck finds a cluster that may only have to be started.
+func (r *Restorer) stoppedCheck(o *observed) []Check {
+	var there []string
+	for _, m := range r.targets() {
+		if s := o.states[m.Name]; s.Exists && s.Stopped() {
+			there = append(there, m.Name)
+		}
+	}
+	if len(o.healthy) > 0 || len(there) < len(r.Members)/2+1 {
+		return nil
+	}
+	return []Check{{Name: "survivors", Status: CheckWarning, Detail: fmt.Sprintf("the data dirs of %s are there, which is a quorum: if they are whole, "+
+		"the cluster serves again, with nothing lost, once etcd is started on them", strings.Join(there, ", "))}}
 }
 
 func describeUse(s State) string {
@@ -293,7 +315,7 @@ func (r *Restorer) versions(o *observed, src *source) (version string, check Che
 	}
 	if src.serverVersion != "" {
 		check.Status = CheckUnknown
-		check.Detail = src.serverVersion + ", as in the backup: the hosts do not tell theirs; if it is another one, say so with --target-version"
+		check.Detail = src.serverVersion + ", as the source says: the hosts do not tell theirs; if it is another one, say so with --target-version"
 		return src.serverVersion, check, nil
 	}
 	return "", check, fmt.Errorf("the version of the servers is not known, neither from the hosts nor from the source: say it with --target-version, or set target_version of cluster %s", r.Cluster)

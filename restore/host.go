@@ -27,8 +27,8 @@ type Host interface {
 	// Nothing that the member uses is touched. On failure no complete staged dir is left.
 	Stage(ctx context.Context, req StageRequest, db io.Reader) error
 
-	// Fetch writes the database file of one of the member's data dirs to w. A missing one is
-	// fs.ErrNotExist; one in use by a process is [HostRunning].
+	// Fetch writes the database file of one of the member's data dirs to w, or what its raft log has beyond that. A missing one is
+	// fs.ErrNotExist; a database in use by a process is [HostRunning], a raft log in use is read all the same.
 	Fetch(ctx context.Context, req FetchRequest, w io.Writer) error
 }
 
@@ -92,6 +92,8 @@ type InspectRequest struct {
 	Deep bool `json:"deep,omitempty"`
 	// Verify compares the staged or exchanged dirs with what was staged, file by file.
 	Verify bool `json:"verify,omitempty"`
+	// Log also reads how far the raft log goes: that of the dirs that the run Run kept, if it did, else that of the present ones.
+	Log bool `json:"log,omitempty"`
 }
 
 // Action is something a host does with one member's place.
@@ -165,6 +167,9 @@ type StageRequest struct {
 type FetchRequest struct {
 	Member Member `json:"member"`
 	Before string `json:"before,omitempty"`
+	// Log asks for the entries of the raft log above index After, in the form of dbfile.CopyLog, and not for the database.
+	Log   bool   `json:"log,omitempty"`
+	After uint64 `json:"after,omitempty"`
 }
 
 // Place says which dirs a member's configured paths lead to, as a run sees it.
@@ -210,7 +215,25 @@ type State struct {
 	Flags       *Flags    `json:"flags,omitempty"`   // with Deep
 	Version     string    `json:"version,omitempty"` // with Deep: of the etcd program, if it could be asked
 	Problems    []Problem `json:"problems,omitempty"`
-	AtomicSwaps bool      `json:"atomic_swaps"` // the file system can exchange two dirs at once
+	AtomicSwaps bool      `json:"atomic_swaps"`  // the file system can exchange two dirs at once
+	Log         *RaftLog  `json:"log,omitempty"` // with Log, unless there is no member
+}
+
+// A RaftLog is how far a member's dirs go. Term and Index are those of the last entry: by these, the term first, raft judges which of
+// two members is further on.
+type RaftLog struct {
+	ClusterID string    `json:"cluster_id"` // 16 hex digits
+	Term      uint64    `json:"term"`
+	Index     uint64    `json:"index"`
+	Commit    uint64    `json:"commit"`            // known here to be committed
+	Damage    string    `json:"damage,omitempty"`  // where and why it ends before its end
+	Problem   string    `json:"problem,omitempty"` // why it cannot be read at all; then Term and Index are the database's
+	Written   time.Time `json:"written"`           // its last change
+	// What the database file holds of it; zero if a process has it open.
+	DBIndex    uint64 `json:"db_index,omitempty"`
+	DBRevision int64  `json:"db_revision,omitempty"`
+	DBBytes    int64  `json:"db_bytes,omitempty"`
+	Version    string `json:"version,omitempty"` // of the cluster, such as 3.5.0
 }
 
 // Stopped says whether the member is proven down: its status command, its processes and its ports

@@ -140,6 +140,9 @@ func (x *execution) report(failure error) Report {
 	if p.LastServed.Time.After(p.Source.Time) {
 		until, r.RPOBasis = p.LastServed.Time, p.LastServed.Basis
 	}
+	if p.Source.Kind == "survivor" {
+		until, r.RPOBasis = p.Source.Time, "the freshest member's own raft log, restored to its last entry"
+	}
 	r.RPOSeconds = max(0, until.Sub(p.Source.Time).Seconds())
 	if x.resumed {
 		r.Waiting.Away = max(0, x.begun.Sub(p.Started).Seconds()-stepSeconds(p.Steps, x.begun))

@@ -1,6 +1,9 @@
 package restore
 
 import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/requorum/requorum/agents"
@@ -65,13 +68,15 @@ type Request struct {
 
 // A Source is where the database comes from.
 type Source struct {
-	Kind     string    `json:"kind"`  // store, file, or before: the dirs that an earlier run kept
-	ID       string    `json:"id"`    // of the backup; of the run with before
+	Kind     string    `json:"kind"`  // store, file, survivor: a member's own data, or before: the dirs that an earlier run kept
+	ID       string    `json:"id"`    // of the backup; the member's name with survivor; of the run with before
 	Where    string    `json:"where"` // for a person: the stores, or the path
 	Line     string    `json:"line,omitempty"`
 	Revision int64     `json:"revision"`
 	Time     time.Time `json:"time"`
-	Note     string    `json:"note,omitempty"` // how it was chosen, and how far off it is
+	Term     uint64    `json:"term,omitempty"`  // with survivor and before: of the last entry in its raft log
+	Index    uint64    `json:"index,omitempty"` // the same
+	Note     string    `json:"note,omitempty"`  // how it was chosen, and how far off it is
 	// Candidates are all that were considered, the best first, with a word on each that was passed over.
 	Candidates []Candidate `json:"candidates,omitempty"`
 }
@@ -80,11 +85,33 @@ type Source struct {
 type Candidate struct {
 	Kind     string    `json:"kind"`
 	ID       string    `json:"id"`
+	Where    string    `json:"where,omitempty"`
 	Line     string    `json:"line,omitempty"`
-	Revision int64     `json:"revision"`
+	Term     uint64    `json:"term,omitempty"`  // of the last entry in its raft log
+	Index    uint64    `json:"index,omitempty"` // the same
+	Revision int64     `json:"revision"`        // of a survivor: at least
 	Time     time.Time `json:"time"`
+	Proven   string    `json:"proven,omitempty"` // what is known of its content, and from what
 	Chosen   bool      `json:"chosen,omitempty"`
 	Why      string    `json:"why,omitempty"`
+}
+
+// Table compares the candidates, one a line, for a person.
+func (s Source) Table() []string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	for _, c := range s.Candidates {
+		mark, log := " ", "-"
+		if c.Chosen {
+			mark = ">"
+		}
+		if c.Index > 0 {
+			log = fmt.Sprintf("term %d, index %d", c.Term, c.Index)
+		}
+		fmt.Fprintf(w, "%s %s %s\t%s\trevision %d\t%s\t%s\t%s\t%s\n", mark, c.Kind, c.ID, c.Where, c.Revision, log, stamp(c.Time), c.Proven, c.Why)
+	}
+	_ = w.Flush() // into memory
+	return strings.FieldsFunc(b.String(), func(r rune) bool { return r == '\n' })
 }
 
 // A Moment is a time with what it is known from.

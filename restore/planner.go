@@ -77,7 +77,7 @@ func (r *Restorer) planRestore(ctx context.Context) (Plan, *prepared, error) {
 	if err != nil {
 		return plan, nil, err
 	}
-	p, err := r.planOn(ctx, &plan, func(known *known, _ *observed) (*source, error) { return r.chooseSource(ctx, known) })
+	p, err := r.planOn(ctx, &plan, func(known *known, o *observed) (*source, error) { return r.chooseSource(ctx, known, o) })
 	return plan, p, err
 }
 
@@ -141,6 +141,7 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 		return nil, err
 	}
 	r.fileFacts(plan, src, report)
+	refusals = append(refusals, src.doubts(report)...)
 	plan.raise(o)
 	plan.Checks = append(plan.Checks, r.fileChecks(p, report)...)
 	d, err := r.decide(plan, report.Index)
@@ -162,6 +163,7 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 
 // fileFacts takes from the file what the catalog did not say.
 func (r *Restorer) fileFacts(plan *Plan, src *source, report dbfile.Report) {
+	plan.Source = src.Source // fetching may have added to it
 	plan.Source.Revision = report.Revision
 	if report.Revision > plan.Highest {
 		plan.Highest, plan.HighestFrom = report.Revision, "the database itself"
@@ -245,10 +247,8 @@ func (p Plan) Text() string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("%s of cluster %s (run %s)", p.Kind, p.Cluster, p.Run)
 	line("  source      %s %s, revision %d, of %s%s", p.Source.Kind, p.Source.ID, p.Source.Revision, stamp(p.Source.Time), parens(p.Source.Note))
-	for _, c := range p.Source.Candidates {
-		if !c.Chosen {
-			line("              not %s of %s, revision %d: %s", c.ID, stamp(c.Time), c.Revision, c.Why)
-		}
+	for _, row := range p.Source.Table() {
+		line("              %s", row)
 	}
 	line("  revision    opens at %d: %d above the highest known, %d (%s)", p.TargetRevision, p.Bump, p.Highest, p.HighestFrom)
 	line("  servers     etcd %s", p.TargetVersion)

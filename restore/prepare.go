@@ -43,8 +43,8 @@ func (r *Restorer) spoolFile(run, kind string) string {
 
 // removeSpool removes the run's database from the spool.
 func (r *Restorer) removeSpool(run string) error {
-	for _, kind := range []string{"db", "lock"} {
-		if err := os.Remove(r.spoolFile(run, kind)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, kind := range []string{"replay", "db", "lock"} {
+		if err := os.RemoveAll(r.spoolFile(run, kind)); err != nil {
 			return fmt.Errorf("remove the prepared database from the spool: %w", err)
 		}
 	}

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/requorum/requorum/agents"
-	"github.com/requorum/requorum/internal/dbfile"
 )
 
 // Rollback undoes a run, the latest one if run is empty, or goes on with an unfinished rollback. Until a member of the
@@ -47,7 +45,7 @@ func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 	if !last.Ended && !served(states) {
 		return r.revertRun(ctx, plan, begun, false)
 	}
-	return r.restoreBefore(ctx, plan, !last.Ended, states, begun)
+	return r.restoreBefore(ctx, plan, !last.Ended, begun)
 }
 
 // find returns the run that a rollback is about.
@@ -120,7 +118,7 @@ func (r *Restorer) revertRun(ctx context.Context, plan Plan, begun time.Time, re
 }
 
 // restoreBefore rolls a started run back: a restore from the dirs that it kept.
-func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, states map[string]State, begun time.Time) (Report, error) {
+func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, begun time.Time) (Report, error) {
 	plan, err := r.newPlan(PlanRollback)
 	if err != nil {
 		return Report{}, err
@@ -133,7 +131,7 @@ func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, 
 	replacing.ReplaceHealthy = r.Cluster
 	p, err := replacing.planOn(ctx, &plan, func(_ *known, o *observed) (*source, error) {
 		plan.Discards = discards(of, o)
-		src, err := r.bestBefore(ctx, of, states)
+		src, err := r.bestBefore(ctx, of)
 		if err != nil {
 			return nil, err
 		}
@@ -188,89 +186,54 @@ func (r *Restorer) askDiscard(d *Discards, of Plan) error {
 	}
 }
 
-// bestBefore finds the most advanced database among the dirs that a run kept, by raft term and then raft index. All are checked.
-func (r *Restorer) bestBefore(ctx context.Context, of Plan, states map[string]State) (*source, error) {
-	var best *source
-	var bestReport dbfile.Report
-	var looked []error
-	var passed []Candidate
-	for _, m := range r.targets() {
-		src := r.beforeOf(of, m, states[m.Name])
-		report, err := r.probeBefore(ctx, src)
-		if cause := context.Cause(ctx); cause != nil {
-			return nil, cause
-		}
-		if err != nil {
-			looked = append(looked, fmt.Errorf("%s: %w", m.Name, err))
-			passed = append(passed, Candidate{Kind: "before", ID: m.Name, Why: err.Error()})
-			continue
-		}
-		src.Revision, src.size = report.Revision, report.Size
-		ahead := best == nil || report.RaftTerm > bestReport.RaftTerm || report.RaftTerm == bestReport.RaftTerm && report.ConsistentIndex > bestReport.ConsistentIndex
-		why := fmt.Sprintf("raft term %d, index %d", report.RaftTerm, report.ConsistentIndex)
-		passed = append(passed, Candidate{Kind: "before", ID: m.Name, Revision: report.Revision, Time: src.Time, Why: why})
-		if ahead {
-			best, bestReport = src, report
-		}
+// bestBefore is the data that goes farthest among the dirs that a run kept, by the term and index of its raft log. What only the log held is
+// brought into the database; where that cannot be done, the next best is taken.
+func (r *Restorer) bestBefore(ctx context.Context, of Plan) (*source, error) {
+	found, unreadable, err := r.survivors(ctx, nil, of.Run)
+	if err != nil {
+		return nil, err
 	}
-	if best == nil {
-		return nil, fmt.Errorf("%w: run %s kept no database on any member: %w", ErrNothingToRestore, of.Run, errors.Join(looked...))
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%w: run %s kept no database on any member: %w", ErrNothingToRestore, of.Run, errors.Join(append(unreadable, errors.New("none is there"))...))
 	}
-	best.Note = fmt.Sprintf("the old data dir of %s, raft term %d, index %d", best.Where, bestReport.RaftTerm, bestReport.ConsistentIndex)
-	for i := range passed {
-		passed[i].Chosen = passed[i].ID == best.Where
+	src := r.beforeSource(of, found[0], found)
+	src.fetch = func(ctx context.Context, dst *os.File, progress func(int64)) error {
+		var passed []error
+		for _, s := range found {
+			one := r.beforeSource(of, s, found)
+			err := dst.Truncate(0)
+			if err == nil {
+				_, err = dst.Seek(0, io.SeekStart)
+			}
+			if err == nil {
+				err = one.fetch(ctx, dst, progress)
+			}
+			if err == nil {
+				src.Source = one.Source
+				if len(passed) > 0 {
+					src.Note += fmt.Sprintf("; passed over: %v", errors.Join(passed...))
+				}
+				return nil
+			}
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			passed = append(passed, fmt.Errorf("%s: %w", s.Name, err))
+		}
+		return errors.Join(passed...)
 	}
-	best.Candidates = passed
-	return best, nil
+	return src, nil
 }
 
-// beforeOf is the old database of one member.
-func (r *Restorer) beforeOf(of Plan, m Placed, s State) *source {
-	req := FetchRequest{Member: m.Member, Before: of.Run}
-	if s.Before == "" && s.Place == PlaceOld && s.Journal != nil && s.Journal.Ended.IsZero() {
-		req.Before = "" // this member was not exchanged
-	}
-	src := &source{Source: Source{Kind: "before", ID: of.Run, Where: m.Name, Time: of.Started, Note: "the old data dir of " + m.Name},
-		serverVersion: of.TargetVersion}
+// beforeSource is what a run kept of one member.
+func (r *Restorer) beforeSource(of Plan, s survivor, all []survivor) *source {
+	src := r.recoveredSource(s, all, "before")
+	src.ID, src.Where, src.serverVersion = of.Run, s.Name, of.TargetVersion
+	src.Time = of.Started
 	if stop := of.at(StepStop); stop != nil && !stop.Begun.IsZero() {
 		src.Time = stop.Begun
 	}
-	src.fetch = func(ctx context.Context, dst *os.File, progress func(int64)) error {
-		err := m.On.Fetch(ctx, req, progressWriter{dst, progress})
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s had no database before run %s", m.Name, of.Run)
-		}
-		return err
-	}
 	return src
-}
-
-// beforeSource is that of a plan made earlier.
-func (x *execution) beforeSource(run, member string) (*source, error) {
-	i := slices.IndexFunc(x.Members, func(m Placed) bool { return m.Name == member })
-	if i < 0 {
-		return nil, fmt.Errorf("member %s, whose old data dir run %s restores, is no longer configured", member, x.plan.Run)
-	}
-	return x.beforeOf(Plan{Run: run, Started: x.plan.Source.Time, TargetVersion: x.plan.TargetVersion}, x.Members[i], State{Place: PlaceNew}), nil
-}
-
-// probeBefore checks an old database without keeping it.
-func (r *Restorer) probeBefore(ctx context.Context, src *source) (dbfile.Report, error) {
-	if err := os.MkdirAll(r.SpoolDir, 0o700); err != nil {
-		return dbfile.Report{}, fmt.Errorf("make the spool directory: %w", err)
-	}
-	f, err := os.CreateTemp(r.SpoolDir, "before-*.db")
-	if err != nil {
-		return dbfile.Report{}, fmt.Errorf("make a file in the spool: %w", err)
-	}
-	defer f.Close()
-	if err := os.Remove(f.Name()); err != nil {
-		return dbfile.Report{}, err
-	}
-	if err := src.fetch(ctx, f, nil); err != nil {
-		return dbfile.Report{}, err
-	}
-	return dbfile.CheckInChild(ctx, f, dbfile.CheckOptions{})
 }
 
 type progressWriter struct {

@@ -428,8 +428,8 @@ func (x *execution) sourceAgain(ctx context.Context) (*source, error) {
 	switch s := x.plan.Source; s.Kind {
 	case "file":
 		return fileSource(s.ID)
-	case "before":
-		return x.beforeSource(s.ID, s.Where)
+	case "survivor", "before":
+		return x.survivorAgain(ctx)
 	}
 	known, err := x.look(ctx)
 	if err != nil {

@@ -26,6 +26,8 @@ type source struct {
 	fetch func(ctx context.Context, dst *os.File, progress func(int64)) error
 	// manifest is what the database must be, nil if nobody said.
 	manifest *catalog.Manifest
+	// rival is the newest backup, which a survivor is chosen over; nil if there is none.
+	rival *catalog.Manifest
 }
 
 // agrees returns an error unless a database is the one that the source's manifest describes: all checksums of the stored bytes can be right
@@ -56,17 +58,21 @@ func (s *source) agrees(r dbfile.Report) error {
 // recent is how young a backup of another line must be to make the choice a question.
 const recent = 7 * 24 * time.Hour
 
-// chooseSource picks what to restore: a file that --from names, else one of the stored backups. The error may join
+// chooseSource picks what to restore: what --from names, else the freshest of stored backups and survivors. The error may join
 // [Refusal]s for a choice that only the operator can make.
-func (r *Restorer) chooseSource(ctx context.Context, known *known) (*source, error) {
+func (r *Restorer) chooseSource(ctx context.Context, known *known, o *observed) (*source, error) {
 	kind, name, _ := strings.Cut(r.From, ":")
 	switch kind {
-	case "", "store":
+	case "":
+		return r.chooseFreshest(ctx, known, o)
+	case "store":
 		return r.chooseStored(ctx, known, name)
+	case "survivor":
+		return r.chooseSurvivor(ctx, known, o, name)
 	case "file":
 		return fileSource(name)
 	}
-	return nil, fmt.Errorf("--from %s: expected store, store:NAME or file:PATH", r.From)
+	return nil, fmt.Errorf("--from %s: expected store, store:NAME, survivor:MEMBER or file:PATH", r.From)
 }
 
 // fileSource is an etcd snapshot in a file.
@@ -84,8 +90,20 @@ func fileSource(path string) (*source, error) {
 	}, nil
 }
 
-// chooseStored picks a stored backup; store limits that to what the named store holds.
+// chooseStored picks a stored backup, and asks about it; store limits that to what the named store holds.
 func (r *Restorer) chooseStored(ctx context.Context, known *known, store string) (*source, error) {
+	src, ask, err := r.findStored(ctx, known, store)
+	if err == nil {
+		err = ask()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return src, nil
+}
+
+// findStored is chooseStored that leaves the asking to its caller: ask returns the [Refusal]s.
+func (r *Restorer) findStored(ctx context.Context, known *known, store string) (src *source, ask func() error, err error) {
 	snaps := known.snaps
 	if store != "" {
 		snaps = slices.DeleteFunc(slices.Clone(snaps), func(s catalog.Snapshot) bool { return !slices.Contains(s.Stores, store) })
@@ -102,16 +120,16 @@ func (r *Restorer) chooseStored(ctx context.Context, known *known, store string)
 		if errors.Is(err, ErrNothingToRestore) {
 			err = fmt.Errorf("%w\n  looked at: %s", err, known.lookedAt(store))
 		}
-		return nil, errors.Join(err, known.err)
+		return nil, nil, errors.Join(err, known.err)
 	}
 	m, err := r.Repository.Manifest(ctx, snap)
 	if err != nil {
-		return nil, fmt.Errorf("read the manifest of backup %s: %w", snap.ID, err)
+		return nil, nil, fmt.Errorf("read the manifest of backup %s: %w", snap.ID, err)
 	}
 	if snap.Failed() {
 		note = strings.TrimPrefix(note+"; its last verification failed", "; ")
 	}
-	src := &source{
+	src = &source{
 		Source: Source{Kind: "store", ID: snap.ID, Where: strings.Join(snap.Stores, ", "), Line: snap.Line, Revision: snap.Revision,
 			Time: snap.Time, Note: note, Candidates: candidates(known.lines, snaps, snap)},
 		size:     m.Data.Bytes,
@@ -129,12 +147,12 @@ func (r *Restorer) chooseStored(ctx context.Context, known *known, store string)
 		}
 	}
 	src.trailer = m.Source != catalog.SourceImport
-	if r.At == "" {
-		if err := r.askChoice(ctx, known, snaps, snap, m); err != nil {
-			return nil, err
+	return src, func() error {
+		if r.At != "" {
+			return nil
 		}
-	}
-	return src, nil
+		return r.askChoice(ctx, known, snaps, snap, m)
+	}, nil
 }
 
 // askChoice refuses to choose silently between histories, or a backup that holds far less than the one before.
@@ -196,7 +214,8 @@ func candidates(lines []catalog.Line, snaps []catalog.Snapshot, chosen catalog.S
 	slices.SortStableFunc(snaps, func(a, b catalog.Snapshot) int { return b.Time.Compare(a.Time) })
 	var found []Candidate
 	for _, s := range snaps {
-		c := Candidate{Kind: "store", ID: s.ID, Line: s.Line, Revision: s.Revision, Time: s.Time, Chosen: s.ID == chosen.ID}
+		c := Candidate{Kind: "store", ID: s.ID, Where: strings.Join(s.Stores, ", "), Line: s.Line, Revision: s.Revision, Time: s.Time, Chosen: s.ID == chosen.ID,
+			Proven: proven(s)}
 		switch {
 		case c.Chosen:
 			c.Why = "chosen"
@@ -214,6 +233,17 @@ func candidates(lines []catalog.Line, snaps []catalog.Snapshot, chosen catalog.S
 		}
 	}
 	return found
+}
+
+// proven says what is known of a backup's content.
+func proven(s catalog.Snapshot) string {
+	switch {
+	case s.Failed():
+		return "its verification failed at " + stamp(s.FailedAt)
+	case !s.VerifiedAt.IsZero():
+		return "verified at " + stamp(s.VerifiedAt)
+	}
+	return "checked when it was taken"
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

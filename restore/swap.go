@@ -65,7 +65,7 @@ func (x *execution) stop(ctx context.Context, step *Step) error {
 			}
 		}
 		if len(running) == 0 {
-			return nil
+			return x.overtaken(ctx)
 		}
 		x.happened(step, "%v was started by somebody else after it had been stopped; it is stopped again", running)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/member"
 	"github.com/requorum/requorum/internal/progress"
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/restore/local"
@@ -60,7 +61,7 @@ of these. Interrupted at any point, the same command goes on, and "requorum roll
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.at, "at", "", "`WHAT` to restore: an id, a revision, or a moment such as \"2h ago\" (default the newest backup of the current line)")
-	flags.StringVar(&f.from, "from", "", "`SOURCE`: store, store:NAME or file:PATH (default store)")
+	flags.StringVar(&f.from, "from", "", "`SOURCE`: store, store:NAME, survivor:MEMBER or file:PATH (default the freshest of backups and, without a quorum, members' own data)")
 	flags.BoolVar(&f.plan, "plan", false, "show what would be done and change nothing")
 	flags.BoolVar(&f.plan, "dry-run", false, "the same as --plan")
 	flags.BoolVar(&f.resume, "resume", false, "go on with an unfinished run, and begin none")
@@ -143,8 +144,8 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		Owner: owner(), Repository: repo,
 		Connect:     t.dialTo,
 		Credentials: restore.Credentials{Username: conn.Username, Password: conn.Password, CommonName: commonName(conn.TLS)},
-		Predict:     predict,
-		SpoolDir:    string(t.cfg.SpoolDir), Command: t.command(), Version: version, Progress: reporter, Log: t.log(),
+		Predict:     predict, Replay: member.Replay,
+		SpoolDir: string(t.cfg.SpoolDir), Command: t.command(), Version: version, Progress: reporter, Log: t.log(),
 	}
 	if o.TargetVersion == "" {
 		o.TargetVersion = string(t.cluster.TargetVersion)
@@ -324,10 +325,8 @@ func (t *target) showPlan(p restore.Plan) {
 	if p.Source.Note != "" {
 		w("            %s", p.Source.Note)
 	}
-	for _, c := range p.Source.Candidates {
-		if !c.Chosen && c.Why != "" {
-			w("            not %s: %s", c.ID, c.Why)
-		}
+	for _, row := range p.Source.Table() {
+		w("          %s", row)
 	}
 	w("  opens at  revision %d: %d known from %s, and %d more", p.TargetRevision, p.Highest, p.HighestFrom, p.Bump)
 	for _, m := range p.Members {

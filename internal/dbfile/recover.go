@@ -164,6 +164,8 @@ func (r Recovery) Finish(dataDir string) (string, error) {
 type Position struct {
 	Revision    int64
 	Index, Term uint64 // of the last raft entry applied; Term is 0 before etcd 3.5
+	// ClusterVersion is the lowest of its servers' versions, without the patch: such as 3.5.0. It is empty if the file does not say.
+	ClusterVersion string
 }
 
 // ReadPosition reads where the database file of a stopped member stands, without checking more of it than leads there.
@@ -176,7 +178,12 @@ func ReadPosition(path string) (Position, error) {
 	err = withPages(path, func(pages *pages, all map[string]bucket) error {
 		m, err := pages.readMetaBucket(all)
 		p.Index, p.Term = m.consistentIndex, m.term
-		return err
+		return errors.Join(err, pages.each(all, schema.Cluster.Name(), func(k, v []byte) error {
+			if string(k) == string(schema.ClusterClusterVersionKeyName) {
+				p.ClusterVersion = string(v)
+			}
+			return nil
+		}))
 	})
 	return p, err
 }

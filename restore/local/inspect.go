@@ -59,6 +59,9 @@ func (h *Host) inspect(ctx context.Context, p *place, req restore.InspectRequest
 	if req.Deep {
 		h.inspectDeep(ctx, p, &s)
 	}
+	if req.Log {
+		return s, p.inspectLog(ctx, &s)
+	}
 	return s, nil
 }
 

@@ -257,6 +257,9 @@ func (h *Host) Fetch(ctx context.Context, req restore.FetchRequest, w io.Writer)
 	if err != nil {
 		return err
 	}
+	if req.Log {
+		return p.fetchLog(ctx, req, w)
+	}
 	unit := p.unitDir()
 	if req.Before != "" {
 		unit = p.paths()[0].Before
