@@ -62,8 +62,8 @@ bench: packages servers build ## speed and memory against etcdctl and etcdutl in
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/service
 	$(GO) test -run '^$$' -bench . -timeout 120m ./e2e/bench
 
-lab: packages servers ## every disaster with real Patroni and PostgreSQL, each row counted (15 minutes, needs root)
-	REQUORUM_LAB=1 $(GO) test -v -count 1 -timeout 60m ./e2e/patroni
+lab: packages servers ## every disaster with real Patroni and PostgreSQL, each row counted (10 minutes, needs root; PATRONI=4)
+	REQUORUM_LAB=1 REQUORUM_LAB_PATRONI=$(PATRONI) $(GO) test -v -count 1 -timeout 60m ./e2e/patroni
 
 lab-danger: packages servers ## what a plain etcdutl snapshot restore does to Patroni: it loses committed rows
 	REQUORUM_LAB=danger $(GO) test -v -count 1 -timeout 20m -run Danger ./e2e/patroni

@@ -32,10 +32,24 @@ func (f findings) result(l level, name, fine string) result {
 
 // check judges one sample by itself.
 func (p *proof) check(s *sample) []result {
-	return []result{
+	all := []result{
 		p.checkLeader(s), p.checkMembers(s), p.checkAgents(s), p.checkIdentity(s),
 		p.checkPrimary(s), p.checkStreaming(s), p.checkTimelines(s), p.checkFailover(s),
 	}
+	if p.base.Settings != nil {
+		all = append(all, p.tellSettings(s))
+	}
+	return all
+}
+
+// tellSettings tells which of the agents' settings the restore has put back.
+// That is as it should be, and for the operator to know.
+func (p *proof) tellSettings(s *sample) result {
+	r := result{level: reconnected, name: "settings", ok: true, detail: "as the agents had them"}
+	if changed := p.base.Settings.changes(s.scope.config.settings()); len(changed) > 0 {
+		r.detail = "those of the backup; the agents had others: " + strings.Join(changed, ", ")
+	}
+	return r
 }
 
 func (p *proof) checkLeader(s *sample) result {

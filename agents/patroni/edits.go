@@ -18,6 +18,7 @@ type treatment struct {
 	pause   bool       // write "pause: true" into config
 	resumed bool       // and the restore takes it out again, once all agents are back
 	running []standing // the agents as they answered at the gate
+	now     settings   // what they went by then, nil if none said
 	edits   []agents.Edit
 	asked   []agents.Refusal
 }
@@ -74,25 +75,25 @@ func (t *treatment) decide() {
 func (t *treatment) decideConfig(value []byte) {
 	switch {
 	case t.config.paused():
-		t.keep("config", "the settings as they were; it says \"pause\": nobody promotes until `patronictl resume`")
+		t.keep("config", "the settings as they were; it says \"pause\": nobody promotes until `patronictl resume`%s", t.since())
 	case t.pause:
 		paused, err := withSetting(value, "pause", []byte("true"))
 		if err != nil {
 			t.cannotPause("its config key holds no JSON object")
 			return
 		}
-		until := "`patronictl resume`"
+		until := "`patronictl resume`; configured as an agent, it would be opened again by the restore"
 		if t.resumed {
 			until = "all agents are back, which the restore waits for"
 		}
 		t.edits = append(t.edits, agents.Edit{
 			Key: t.dir + "config", Value: paused, Group: t.dir,
-			Reason: "--open-paused: \"pause\": true, so nobody promotes until " + until,
+			Reason: "--open-paused: \"pause\": true, so nobody promotes until " + until + t.since(),
 		})
 	case t.config == nil:
 		t.keep("config", "kept, although it holds no JSON object")
 	default:
-		t.keep("config", "the settings as they were: not paused, synchronous mode %s%s", onOff(t.config.synchronous()), t.resumes())
+		t.keep("config", "the settings as they were: not paused, synchronous mode %s%s%s", onOff(t.config.synchronous()), t.resumes(), t.since())
 	}
 }
 
@@ -104,6 +105,22 @@ func (t *treatment) resumes() string {
 		}
 	}
 	return ""
+}
+
+// since says which settings the agents went by that are not those of the
+// backup.
+func (t *treatment) since() string {
+	if t.now == nil {
+		if len(t.running) == 0 {
+			return ""
+		}
+		return "; whether settings were changed since is unknown: without etcd agents tell their settings for a moment only"
+	}
+	changed := t.config.settings().changes(t.now)
+	if len(changed) == 0 {
+		return "; the agents go by the same"
+	}
+	return "; the agents go by others, which are lost: " + strings.Join(changed, ", ")
 }
 
 func (t *treatment) cannotPause(why string) {

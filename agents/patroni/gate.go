@@ -56,6 +56,8 @@ type baseline struct {
 	// Complete says that every expected agent told its position. Otherwise one
 	// of the others may have been further.
 	Complete bool `json:"complete"`
+	// Settings are what the agents went by, nil if none of them said.
+	Settings settings `json:"settings,omitempty"`
 }
 
 func parseBaseline(b agents.Baseline) (baseline, error) {
@@ -74,6 +76,23 @@ type answer struct {
 	*endpoint
 	status
 	err error
+}
+
+// settings asks all agents at once for the dynamic settings that they go by. The
+// first that says is enough: they have them from one key.
+func (a *Scope) settings(ctx context.Context) settings {
+	said := make([]settings, len(a.rest))
+	var wait sync.WaitGroup
+	for i, e := range a.rest {
+		wait.Go(func() { said[i] = a.client.settings(ctx, e) })
+	}
+	wait.Wait()
+	for _, s := range said {
+		if s != nil {
+			return s
+		}
+	}
+	return nil
 }
 
 // ask puts the question to all agents at once.
@@ -104,10 +123,11 @@ func (a *Scope) isCalled(name string) bool {
 // baseline stays incomplete. Agents whose URLs are not configured are those of
 // an earlier gate of the run, or else of the backup's keys.
 func (a *Scope) Gate(ctx context.Context, where agents.Known) (agents.Baseline, error) {
+	var before baseline
 	switch {
 	case where.Before != nil:
-		before, err := parseBaseline(*where.Before)
-		if err != nil {
+		var err error
+		if before, err = parseBaseline(*where.Before); err != nil {
 			return agents.Baseline{}, err
 		}
 		a = a.asking(before.Asked)
@@ -122,12 +142,18 @@ func (a *Scope) Gate(ctx context.Context, where agents.Known) (agents.Baseline, 
 		return agents.Baseline{Detail: "no rest is configured and no member was registered: nobody to ask, so loss stays unknown"}, nil
 	}
 	var base agents.Baseline
-	known := baseline{Complete: true}
+	known := baseline{Complete: true, Settings: before.Settings}
+	var wait sync.WaitGroup
+	if where.Before == nil { // later nobody knows more
+		wait.Go(func() { known.Settings = a.settings(ctx) })
+	}
 	var said []string
 	for _, e := range a.rest {
 		known.Asked = append(known.Asked, e.base)
 	}
-	for _, w := range a.ask(ctx) {
+	answers := a.ask(ctx)
+	wait.Wait()
+	for _, w := range answers {
 		if w.err != nil {
 			base.Missing = append(base.Missing, w.base)
 			said = append(said, fmt.Sprintf("%s did not answer (%v)", w.base, w.err))

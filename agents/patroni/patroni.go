@@ -150,7 +150,7 @@ func (a *Scope) Edits(kv agents.Reader, opt agents.Options) ([]agents.Edit, erro
 	}
 	rest := a.asking(known.Asked).rest
 	incomplete := len(base.Missing) > 0 || opt.Baseline == nil || len(rest) == 0
-	t := &treatment{scope: s, opt: opt, pause: opt.OpenPaused && incomplete, resumed: len(rest) > 0, running: known.Agents}
+	t := &treatment{scope: s, opt: opt, pause: opt.OpenPaused && incomplete, resumed: len(rest) > 0, running: known.Agents, now: known.Settings}
 	t.decide()
 	if len(base.Missing) > 0 && !opt.OpenPaused && !t.accepted() {
 		var missing []string

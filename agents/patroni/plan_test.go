@@ -78,6 +78,11 @@ func TestPlan(t *testing.T) {
 			opt: agents.Options{Baselines: map[string]agents.Baseline{name: baselineOf(t, nil, baseline{Agents: []standing{both[0], {URL: rest[1], SystemID: otherSysID}}})}}},
 		{name: "paused-agents-will-resume", kv: base(), configured: true,
 			opt: agents.Options{Baselines: map[string]agents.Baseline{name: baselineOf(t, nil, baseline{Agents: []standing{{URL: rest[0], Paused: true}}})}}},
+		{name: "other-settings-now", kv: base(), configured: true,
+			opt: agents.Options{Baselines: map[string]agents.Baseline{name: baselineOf(t, nil, baseline{Agents: both, Complete: true,
+				Settings: parseConfig([]byte(`{"ttl":30,"loop_wait":5,"synchronous_mode":true,"pause":true,"postgresql":{"parameters":{"archive_command":"secret"}}}`)).settings()})}}},
+		{name: "the-same-settings-now", kv: base(), configured: true,
+			opt: agents.Options{Baselines: map[string]agents.Baseline{name: baselineOf(t, nil, baseline{Agents: both, Complete: true, Settings: parseConfig([]byte(dynamic)).settings()})}}},
 		{name: "a-configured-scope-beside-another", kv: running(base(), "/service/other/", 11).Put("/service/other/failover", requested, 0), configured: true},
 	}
 	for _, test := range tests {
@@ -206,7 +211,7 @@ func TestUnconfiguredVerify(t *testing.T) {
 			live.Restore(dir+"config", `{"pause":true}`, 5, 0)
 			live.Put(dir+"members/db1", memberValue("replica", 1), live.Grant(0, 30*time.Second))
 		}, "no leader yet, 1 of the backup's 2 members (not yet: [db2]); the scope is not configured, so its agents were not asked; " +
-			"it is paused: `patronictl resume` when all its agents are back", false},
+			"it is paused: `patronictl resume` when every node it has is back and runs PostgreSQL", false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

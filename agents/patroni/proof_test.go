@@ -229,16 +229,20 @@ func TestVerify(t *testing.T) {
 				if test.spoil != nil {
 					l.do(func() { test.spoil(l) })
 				}
-				deadline := 10 * time.Second
+				proof := l.verify(baselineOf(t, nil, test.base), l.restored())
 				if test.verdict == agents.NotBack || test.verdict == agents.Reconnected || test.says == "history does not say where timeline 3 ended" {
-					deadline = 1500 * time.Millisecond
+					l.until("what is to be said", func() bool {
+						v := proof.last.Load()
+						return v != nil && v.Verdict == test.verdict && strings.Contains(list(*v), test.says)
+					})
+					proof.lookOn() // and nothing more comes
+					proof.expire()
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), deadline)
-				defer cancel()
-				v, err := l.agent(Options{}).Verify(ctx, baselineOf(t, nil, test.base), l.restored())
-				if err != nil {
-					t.Fatal(err)
+				r := <-proof.result
+				if r.err != nil {
+					t.Fatal(r.err)
 				}
+				v := r.Verdict
 				if v.Verdict != test.verdict || v.OK != test.ok {
 					t.Errorf("verdict %s, ok %v; want %s, %v", v.Verdict, v.OK, test.verdict, test.ok)
 				}
@@ -290,11 +294,11 @@ func TestVerifyTakesALoopWait(t *testing.T) {
 func TestReplicationState(t *testing.T) {
 	l := newLab(t, 3, "4.1.4")
 	l.nodes[2].extra = `,"replication_state":"in archive recovery"`
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	v, err := l.agent(Options{}).Verify(ctx, agents.Baseline{}, l.restored())
-	if err != nil || v.Verdict != agents.Reconnected || !strings.Contains(list(v), `db3 says of itself "in archive recovery"`) {
-		t.Errorf("%s, %v\n%s", v.Verdict, err, list(v))
+	proof := l.verify(agents.Baseline{}, l.restored())
+	l.until("a verdict", func() bool { v := proof.last.Load(); return v != nil && v.Verdict != agents.NotBack })
+	proof.lookOn()
+	if r := proof.end(); r.err != nil || r.Verdict.Verdict != agents.Reconnected || !strings.Contains(list(r.Verdict), `db3 says of itself "in archive recovery"`) {
+		t.Errorf("%v\n%s", r.err, list(r.Verdict))
 	}
 }
 

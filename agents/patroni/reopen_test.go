@@ -3,6 +3,8 @@ package patroni
 import (
 	"context"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,9 +43,9 @@ func (l *lab) value(rel string) string {
 
 func (l *lab) until(what string, f func() bool) {
 	l.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !f(); {
-		if time.Now().After(deadline) {
-			l.t.Fatalf("waited 20 s for %s; config %s, sync %s", what, l.value("config"), l.value("sync"))
+	for end := time.Now().Add(time.Minute); !f(); {
+		if time.Now().After(end) {
+			l.t.Fatalf("waited a minute for %s; config %s, sync %s", what, l.value("config"), l.value("sync"))
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -52,6 +54,66 @@ func (l *lab) until(what string, f func() bool) {
 type ended struct {
 	agents.Verdict
 	err error
+}
+
+// run is a Verify that goes on while the test does something. Its deadline is when the test says so.
+type run struct {
+	*lab
+	result chan ended
+	expire func()
+	looks  atomic.Int64 // so far
+	last   atomic.Pointer[agents.Verdict]
+}
+
+// deadline is a context whose deadline comes when passed is closed.
+type deadline struct {
+	context.Context
+	passed chan struct{}
+}
+
+func (d deadline) Done() <-chan struct{} { return d.passed }
+
+func (d deadline) Err() error {
+	select {
+	case <-d.passed:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+func (l *lab) verify(base agents.Baseline, done agents.Restored) *run {
+	ctx := deadline{context.Background(), make(chan struct{})}
+	r := &run{lab: l, result: make(chan ended, 1), expire: sync.OnceFunc(func() { close(ctx.passed) })}
+	tell := done.Tell
+	done.Tell = func(v agents.Verdict) {
+		if tell != nil {
+			tell(v)
+		}
+		r.last.Store(&v)
+		r.looks.Add(1)
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		v, err := l.agent(Options{}).Verify(ctx, base, done)
+		r.result <- ended{v, err}
+	}()
+	l.t.Cleanup(func() { r.expire(); <-stopped })
+	return r
+}
+
+// lookOn waits until everything has been looked at a few times more.
+func (r *run) lookOn() {
+	r.t.Helper()
+	want := r.looks.Load() + 4 // one may have begun before
+	r.until("more looks", func() bool { return r.looks.Load() >= want })
+}
+
+// end lets the deadline pass.
+func (r *run) end() ended {
+	r.expire()
+	return <-r.result
 }
 
 // After a cold start, an agent that lags behind and starts sooner than the others must not find itself alone in the race.
@@ -67,14 +129,8 @@ func TestReopenAfterColdStart(t *testing.T) {
 			done.Tell = func(v agents.Verdict) {
 				waited = waited || strings.Contains(v.Unfinished, "which does not answer")
 			}
-			result := make(chan ended, 1)
-			go func() {
-				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-				defer cancel()
-				v, err := l.agent(Options{}).Verify(ctx, agents.Baseline{Missing: l.urls()}, done)
-				result <- ended{v, err}
-			}()
-			time.Sleep(300 * time.Millisecond) // several looks
+			proof := l.verify(agents.Baseline{Missing: l.urls()}, done)
+			proof.lookOn()
 			if l.value("config") != pausedConfig || l.value("sync") != keptSync {
 				t.Fatalf("config %s, sync %s: changed although an agent is missing", l.value("config"), l.value("sync"))
 			}
@@ -86,7 +142,7 @@ func TestReopenAfterColdStart(t *testing.T) {
 			l.do(func() { // the laggard is up first
 				first.state, first.lsn, first.extra = "running", 0x2000000, `,"cluster_unlocked":true`
 			})
-			time.Sleep(300 * time.Millisecond)
+			proof.lookOn()
 			if !strings.Contains(l.value("sync"), "(nobody") {
 				t.Fatal("released although one agent does not say how far it is")
 			}
@@ -103,7 +159,8 @@ func TestReopenAfterColdStart(t *testing.T) {
 				first.lsn, first.writes, first.extra = 0x5000000, true, ""
 				l.lead(late)
 			})
-			r := <-result
+			l.until("the proof", func() bool { return len(proof.result) > 0 })
+			r := <-proof.result
 			if r.err != nil || r.Verdict.Verdict != agents.NoLoss || !r.OK || r.Unfinished != "" {
 				t.Errorf("%+v: what all told before anyone was promoted is a complete baseline", r)
 			}
@@ -128,10 +185,11 @@ func TestReopenWhileRunning(t *testing.T) {
 		changes += len(all)
 		return l.etcd.Change(ctx, all...)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	v, err := l.agent(Options{}).Verify(ctx, agents.Baseline{}, done)
-	if err != nil || v.Unfinished != "" || changes != 1 || l.value("sync") != keptSync || strings.Contains(l.value("config"), "pause") {
+	proof := l.verify(agents.Baseline{}, done)
+	l.until("the end of the pause", func() bool { return !strings.Contains(l.value("config"), "pause") })
+	proof.lookOn()
+	r := proof.end()
+	if v, err := r.Verdict, r.err; err != nil || v.Unfinished != "" || changes != 1 || l.value("sync") != keptSync || strings.Contains(l.value("config"), "pause") {
 		t.Errorf("%+v, %v; %d changes, config %s, sync %s", v, err, changes, l.value("config"), l.value("sync"))
 	}
 }
@@ -140,10 +198,11 @@ func TestReopenWhileRunning(t *testing.T) {
 func TestHeldScopeIsPausedAgain(t *testing.T) {
 	t.Parallel()
 	l, done := openPaused(t, "3.0.2")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	v, err := l.agent(Options{}).Verify(ctx, agents.Baseline{}, done)
-	if err != nil || v.OK || !strings.Contains(v.Unfinished, "held until PostgreSQL runs on db1, db2") {
+	proof := l.verify(agents.Baseline{}, done)
+	l.until("the hold", func() bool { return strings.Contains(l.value("sync"), "(nobody") })
+	proof.lookOn()
+	r := proof.end()
+	if v, err := r.Verdict, r.err; err != nil || v.OK || !strings.Contains(v.Unfinished, "held until PostgreSQL runs on db1, db2") {
 		t.Errorf("%+v, %v", v, err)
 	}
 	if c := parseConfig([]byte(l.value("config"))); !c.paused() || c.synchronous() || l.value("sync") != keptSync {
@@ -160,10 +219,10 @@ func TestNobodyElsesPauseIsEnded(t *testing.T) {
 	} {
 		l, done := openPaused(t, "4.1.4")
 		change(&done)
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		v, err := l.agent(Options{}).Verify(ctx, agents.Baseline{}, done)
-		cancel()
-		if err != nil || v.OK || l.value("config") != pausedConfig || l.value("sync") != keptSync {
+		proof := l.verify(agents.Baseline{}, done)
+		proof.lookOn()
+		r := proof.end()
+		if v, err := r.Verdict, r.err; err != nil || v.OK || l.value("config") != pausedConfig || l.value("sync") != keptSync {
 			t.Errorf("%s: %+v, %v; config %s", name, v, err, l.value("config"))
 		}
 	}
@@ -186,7 +245,7 @@ func TestAgentsFromTheBackup(t *testing.T) {
 	if known, _ := parseBaseline(again); err != nil || len(known.Agents) != 2 || !known.Complete {
 		t.Fatalf("%+v, %v", again, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	v, err := a.Verify(ctx, again, l.restored())
 	if err != nil || v.Verdict != agents.NoLoss {

@@ -14,8 +14,10 @@ import (
 	"time"
 )
 
-// askTimeout bounds one question to one agent.
-const askTimeout = 5 * time.Second
+const (
+	askTimeout    = 5 * time.Second // bounds one question to one agent
+	configTimeout = 2 * time.Second // and that for settings, which may be answered by silence
+)
 
 // endpoint is the REST API of one agent.
 type endpoint struct {
@@ -124,6 +126,18 @@ func (c *client) status(ctx context.Context, e *endpoint) (status, error) {
 		return status{}, fmt.Errorf("GET %s/patroni: no state in the answer: is this Patroni's REST API?", e.base)
 	}
 	return s, nil
+}
+
+// settings asks for the dynamic settings that the agent goes by, nil if it does
+// not say: without etcd it knows them for one ttl only.
+func (c *client) settings(ctx context.Context, e *endpoint) settings {
+	ctx, cancel := context.WithTimeout(ctx, configTimeout)
+	defer cancel()
+	code, body, err := c.get(ctx, e, "/config")
+	if err != nil || code != http.StatusOK {
+		return nil
+	}
+	return parseConfig(body).settings()
 }
 
 // holds asks one of the health checks that answer with their code alone.

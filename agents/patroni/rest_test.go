@@ -48,6 +48,7 @@ type node struct {
 	systemID string
 	extra    string // more fields of /patroni
 	scope    string
+	config   string // /config, "" to answer nothing
 	user     string // basic auth it wants
 	says     string // answers this instead of a report
 }
@@ -123,6 +124,11 @@ func (n *node) answer(w http.ResponseWriter, r *http.Request) {
 		if !n.lock || n.role != "standby_leader" {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
+	case "/config":
+		if n.config == "" {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+		fmt.Fprint(w, n.config)
 	case "/patroni":
 		if n.writes {
 			n.lsn += 0x100
@@ -227,6 +233,40 @@ func TestGate(t *testing.T) {
 				t.Errorf("detail %q, agents %+v", base.Detail, known.Agents)
 			}
 		})
+	}
+}
+
+// What agents go by is asked once, while they may still know, and remembered to the end.
+func TestSettingsSince(t *testing.T) {
+	l := newLab(t, 2, "4.1.4")
+	l.nodes[1].config = `{"ttl":30,"loop_wait":0.2,"synchronous_mode":true,"postgresql":{"parameters":{"archive_command":"with a secret"}}}`
+	a := l.agent(Options{})
+	first, err := a.Gate(t.Context(), agents.Known{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.do(func() { l.nodes[1].config = `{"ttl":1}` })
+	second, err := a.Gate(t.Context(), agents.Known{Before: &first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(second.Data), "secret") {
+		t.Errorf("the journal would hold a secret: %s", second.Data)
+	}
+	proof := l.verify(second, l.restored())
+	r := <-proof.result
+	want := "those of the backup; the agents had others: synchronous_mode true (now not set), postgresql.parameters.archive_command"
+	if r.err != nil || r.Verdict.Verdict != agents.NoLoss || !strings.Contains(list(r.Verdict), want) {
+		t.Errorf("%v; %q is not said in\n%s", r.err, want, list(r.Verdict))
+	}
+
+	silent := newLab(t, 2, "3.0.2") // as agents are when etcd has been away for long
+	none, err := silent.agent(Options{}).Gate(t.Context(), agents.Known{})
+	if err != nil || strings.Contains(string(none.Data), "settings") {
+		t.Errorf("%s, %v", none.Data, err)
+	}
+	if r := <-silent.verify(none, silent.restored()).result; r.err != nil || strings.Contains(list(r.Verdict), "settings") {
+		t.Errorf("%v\n%s", r.err, list(r.Verdict))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/requorum/requorum/agents"
@@ -131,6 +132,17 @@ func (u *Unconfigured) Verify(ctx context.Context, _ agents.Baseline, done agent
 	return agents.Verdict{Verdict: agents.Unknown, OK: true, Checks: checks}, nil
 }
 
+// down names the members that do not say that PostgreSQL runs.
+func (s *scope) down() []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(s.members)) {
+		if m, _ := parseMember(s.members[name].Value); m.State != "running" && m.State != "streaming" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // registered says which of the backup's agents are registered anew. A look
 // that fails because the time is over leaves the last answer.
 func (s *scope) registered(ctx context.Context, done agents.Restored, last agents.Check) agents.Check {
@@ -165,7 +177,10 @@ func (s *scope) registered(ctx context.Context, done agents.Restored, last agent
 	}
 	c.Detail += "; the scope is not configured, so its agents were not asked"
 	if now.config.paused() {
-		c.Detail += "; it is paused: `patronictl resume` when all its agents are back"
+		c.Detail += "; it is paused: `patronictl resume` when every node it has is back and runs PostgreSQL"
+		if down := now.down(); len(down) > 0 {
+			c.Detail += fmt.Sprintf(", which these do not say yet: %s", strings.Join(down, ", "))
+		}
 	}
 	if c.OK {
 		c.Seconds = time.Since(done.HealthyAt).Seconds()

@@ -87,7 +87,7 @@ func (n *node) start() {
 		n.lab.t.Fatal(err)
 	}
 	n.program.Start(n.lab.t, "unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", "sh", "-c",
-		"setpriv --reuid=postgres --regid=postgres --clear-groups patroni "+n.configFile()+" & trap 'kill -TERM $!; wait' TERM; wait")
+		"setpriv --reuid=postgres --regid=postgres --clear-groups "+patroni+" "+n.configFile()+" & trap 'kill -TERM $!; wait' TERM; wait")
 }
 
 // kill cuts its power: every process on it is gone at once.
@@ -251,7 +251,7 @@ func needs(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("the Patroni lab needs root: each node is a process namespace, with PostgreSQL as user postgres")
 	}
-	for _, program := range []string{"patroni", "unshare", "setpriv", filepath.Join(binDir, "postgres")} {
+	for _, program := range []string{patroni, "unshare", "setpriv", filepath.Join(binDir, "postgres")} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("the Patroni lab needs %s: apt-get install patroni python3-etcd python3-idna postgresql-15", program)
 		}
