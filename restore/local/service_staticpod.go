@@ -293,8 +293,11 @@ func (s staticPod) allow() error {
 		return err
 	}
 	where, _, err := s.placeOf(j.Here)
-	if err != nil || where != restore.PlaceOld {
+	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(s.manifest); gone(err) && where != restore.PlaceOld {
+		return nil
 	}
 	return s.release(s.manifest)
 }
@@ -324,7 +327,7 @@ func (s staticPod) resume(ctx context.Context) error {
 
 // await waits a while for an API server to listen. What needs it tries again by itself.
 func (s staticPod) await(ctx context.Context, server pod) error {
-	url := "https://127.0.0.1:" + server.port()
+	url := "https://0.0.0.0:" + server.port() // whatever address it listens on
 	deadline := time.Now().Add(resumePatience)
 	for time.Now().Before(deadline) {
 		if ports, err := listening(ctx, url); err != nil || len(ports) > 0 {

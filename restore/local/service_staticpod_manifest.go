@@ -14,8 +14,11 @@ import (
 // pod is what matters here of a static pod's manifest, in YAML or JSON.
 type pod struct {
 	Kind     string
-	Metadata struct{ Name string }
-	Spec     struct {
+	Metadata struct {
+		Name   string
+		Labels map[string]string
+	}
+	Spec struct {
 		Containers      []container
 		SecurityContext securityContext `yaml:"securityContext"`
 		Volumes         []struct {
@@ -86,10 +89,10 @@ func (c container) expand(text string) string {
 	})
 }
 
-// program is the name of what the pod's first container runs.
+// program is the name of what the pod runs: what kubeadm calls its component, else the program of its first container.
 func (p pod) program() string {
-	if len(p.Spec.Containers) == 0 {
-		return ""
+	if component := p.Metadata.Labels["component"]; component != "" || len(p.Spec.Containers) == 0 {
+		return component
 	}
 	if argv := p.Spec.Containers[0].argv(); len(argv) > 0 {
 		return filepath.Base(argv[0])
