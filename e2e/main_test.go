@@ -163,10 +163,12 @@ func etcdutl(t *testing.T) string { return etcdtest.Binary(t, "etcdutl", etcdtes
 // until polls until f says so.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
+	pause := 20 * time.Millisecond
 	for deadline := time.Now().Add(2 * time.Minute); !f(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited two minutes for %s", what)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(pause)
+		pause = min(pause*11/10, 200*time.Millisecond)
 	}
 }
