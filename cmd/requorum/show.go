@@ -116,16 +116,17 @@ func (a *app) showFacts(f catalog.Facts) {
 		if owner == "" {
 			owner = "no configured agent"
 		}
-		fmt.Fprintf(a.out, "%-14s %d keys below %s, TTL %d to %d s, %s\n", "leased", g.Count, g.Prefix, g.TTLMin, g.TTLMax, owner)
+		fmt.Fprintf(a.out, "%-14s %d keys below %s, TTL %d to %d s, %s\n", "leased", g.Count, printable(g.Prefix), g.TTLMin, g.TTLMax, owner)
 		for _, k := range g.Owners {
-			fmt.Fprintf(a.out, "%-14s   %s = %s (lease %s)\n", "", k.Key, shorten(k.Value, 60), k.Lease)
+			fmt.Fprintf(a.out, "%-14s   %s = %s (lease %s)\n", "", printable(k.Key), printable(shorten(k.Value, 60)), k.Lease)
 		}
 		if g.Truncated > 0 {
 			fmt.Fprintf(a.out, "%-14s   and %d more\n", "", g.Truncated)
 		}
 	}
 	for _, agent := range f.Agents {
-		fmt.Fprintf(a.out, "%-14s %s: %s\n", "agent", agent.Name, agent.Data)
+		fmt.Fprintf(a.out, "%-14s %s\n", "agent", agent.Name)
+		outline(a.out, strings.Repeat(" ", 17), agent.Data)
 	}
 }
 
