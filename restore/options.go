@@ -49,8 +49,8 @@ type Options struct {
 	// revision rev. It must not change the file.
 	Predict func(ctx context.Context, db string, rev int64) (dbfile.HashKV, error) // needed
 	// Replay starts an etcd once, in a child process, on a data dir that dbfile.StageRecovery made, and stops it in order when it has
-	// applied its whole raft log.
-	Replay func(ctx context.Context, dataDir string) error // needed
+	// applied its whole raft log. Without it only what is stored is restored, not what members still hold; a rollback needs it.
+	Replay func(ctx context.Context, dataDir string) error
 	// Backup takes a first backup of the new line, on behalf of run, and returns its id; nil takes none.
 	Backup func(ctx context.Context, run string) (id string, err error)
 	// Confirm puts the ordinary question, with the plan; nil means yes.
@@ -130,8 +130,8 @@ func (o *Options) complete() error {
 		o.Progress = silent{}
 	}
 	var errs []error
-	if o.Cluster == "" || o.SpoolDir == "" || o.Command == "" || o.Connect == nil || o.Predict == nil || o.Replay == nil || o.Repository == nil || o.Owner.Token == "" {
-		errs = append(errs, errors.New("options are incomplete: cluster, spool dir, command, owner, repository, connect, predict and replay are needed"))
+	if o.Cluster == "" || o.SpoolDir == "" || o.Command == "" || o.Connect == nil || o.Predict == nil || o.Repository == nil || o.Owner.Token == "" {
+		errs = append(errs, errors.New("options are incomplete: cluster, spool dir, command, owner, repository, connect and predict are needed"))
 	}
 	if len(o.Members) == 0 {
 		errs = append(errs, fmt.Errorf("cluster %s has no members configured: a restore needs to know where to rebuild them", o.Cluster))

@@ -111,7 +111,7 @@ func table(found []survivor) string {
 // chooseFreshest compares the stored backups with the members whose data survived. While the cluster serves, nothing of it is lost
 // to survivors, so then only backups count; so they do for a moment or a revision that was asked for.
 func (r *Restorer) chooseFreshest(ctx context.Context, known *known, o *observed) (*source, error) {
-	if r.At != "" || len(o.healthy) > 0 {
+	if r.At != "" || len(o.healthy) > 0 || r.Replay == nil {
 		return r.chooseStored(ctx, known, "")
 	}
 	stored, ask, storedErr := r.findStored(ctx, known, "")
@@ -299,6 +299,9 @@ func (r *Restorer) recoverCopy(ctx context.Context, s survivor, dst *os.File, pr
 	}
 	if s.log.Index <= report.ConsistentIndex {
 		return "", nil
+	}
+	if r.Replay == nil {
+		return "", fmt.Errorf("%s has writes in its raft log alone, and nothing was given to apply them with", s.Name)
 	}
 	r.Progress.Start("replay", 0)
 	dir := strings.TrimSuffix(dst.Name(), filepath.Ext(dst.Name())) + ".replay"
