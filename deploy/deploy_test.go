@@ -131,6 +131,28 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// What systemd itself says of the unit: no key that it does not know, and little exposure.
+func TestUnit(t *testing.T) {
+	tool, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	unit := filepath.Join(t.TempDir(), "requorum.service")
+	text := strings.Replace(string(read(t, "systemd/requorum.service")), "ExecStart=/usr/bin/requorum ", "ExecStart=/bin/true ", 1)
+	if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := exec.CommandContext(t.Context(), tool, "verify", "--man=no", unit).CombinedOutput() // which fails for faults of the machine's own units, too
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "requorum.service") {
+			t.Errorf("systemd-analyze verify: %s", line)
+		}
+	}
+	if out, err := exec.CommandContext(t.Context(), tool, "security", "--offline=true", "--threshold=20", "--no-pager", unit).CombinedOutput(); err != nil {
+		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	}
+}
+
 // Nothing runs with more rights than it needs.
 func TestPods(t *testing.T) {
 	for path, keys := range map[string][]any{
