@@ -23,6 +23,9 @@ OPTIONAL := prometheus
 
 # What the Patroni lab runs. Without root or Debian the lab is skipped.
 LAB_PACKAGES := patroni python3-etcd python3-idna postgresql-15
+# What hosts are made of, as network namespaces with SSH servers and as whole systems with systemd. Without root or Debian they are skipped.
+HOST_PACKAGES := openssh-server sudo iproute2 systemd-container debootstrap
+HOST_PROGRAMS := sshd sudo ip systemd-nspawn debootstrap
 
 # The race detector needs cgo, and so a C compiler; without one tests run without it.
 RACE      := $(shell printf '\043include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1 && echo -race)
@@ -100,6 +103,13 @@ packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v patroni && /usr/bin/python3 -c "import etcd, idna" && [ -x /usr/lib/postgresql/15/bin/postgres ]; } >/dev/null 2>&1; then \
 	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(LAB_PACKAGES) </dev/null || \
 	    echo "the Patroni lab is skipped: $(LAB_PACKAGES) cannot be installed here"; \
+	fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing=; for p in $(HOST_PROGRAMS); do command -v "$$p" >/dev/null || missing=yes; done; \
+	  if [ -n "$$missing" ]; then \
+	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(HOST_PACKAGES) </dev/null || \
+	      echo "tests on several hosts are skipped: $(HOST_PACKAGES) cannot be installed here"; \
+	  fi; \
 	fi
 	@if [ -z "$(RACE)" ]; then echo "no C compiler here: tests run without the race detector"; fi
 
