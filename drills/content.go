@@ -14,7 +14,7 @@ import (
 
 // Contents is what a cluster serves.
 type Contents interface {
-	// Keys yields all keys in key order, as they stood at a revision, without values. After an error nothing follows.
+	// Keys yields all keys in key order, as they stood at a revision. After an error nothing follows.
 	Keys(ctx context.Context, revision int64) iter.Seq2[Key, error]
 	// Leases are the ids of all leases, ascending.
 	Leases(ctx context.Context) ([]int64, error)
@@ -22,10 +22,11 @@ type Contents interface {
 	Access(ctx context.Context) (Access, error)
 }
 
-// A Key is one key without its value: what etcd counts of every write says whether the values can differ, and HashKV that they do not.
+// A Key is one key with all that etcd knows of it.
 type Key struct {
 	Name                         string
 	Create, Mod, Version, Leased int64
+	Sum                          uint64 // of the value; equal in both clusters that are compared for equal values
 }
 
 // Access is a cluster's authentication: users with their roles, roles with their permissions, each as a text.

@@ -270,7 +270,7 @@ func (d *drill) restored(ctx context.Context) error {
 
 func (d *drill) attempt(ctx context.Context, answered bool) error {
 	o := d.Restore
-	o.Cluster, o.At, o.From = d.Cluster, d.snap.ID, ""
+	o.Cluster, o.At, o.From = d.Cluster, d.snap.ID, "store"
 	d.box.serves = nil
 	o.Members = d.box.placed(d.Host, d.Serve)
 	for _, m := range d.m.Members { // nothing of the old cluster is anywhere near the sandbox
@@ -428,7 +428,7 @@ func (d *drill) contents(ctx context.Context, backup, restored Contents) ([]stri
 	if err := c.judge(); err != nil {
 		return nil, err
 	}
-	evidence := []string{fmt.Sprintf("%d keys compared one by one by create and mod revision, version and lease: %d as in the backup, %d removed as planned, %d written as planned, none different",
+	evidence := []string{fmt.Sprintf("%d keys compared one by one, by value, create and mod revision, version and lease: %d as in the backup, %d removed as planned, %d written as planned, none different",
 		c.Compared, c.Compared-c.Removed-c.Written, c.Removed, c.Written)}
 	for _, p := range c.Prefixes {
 		evidence = append(evidence, fmt.Sprintf("%s: %d in the backup, %d restored", p.Prefix, p.Backup, p.Restored))

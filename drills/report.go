@@ -137,7 +137,7 @@ type Failure struct {
 
 // Content is the comparison of what the restored cluster serves with the untouched backup.
 type Content struct {
-	Compared  int64         `json:"compared"` // keys, each by its create and mod revision, version and lease
+	Compared  int64         `json:"compared"` // keys, each by its value, create and mod revision, version and lease
 	Removed   int64         `json:"removed"`  // registrations and agents' edits, as planned
 	Written   int64         `json:"written"`  // by agents' edits, as planned
 	Different int64         `json:"different"`

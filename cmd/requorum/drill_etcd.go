@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"os"
 	"path/filepath"
@@ -25,16 +26,23 @@ import (
 const (
 	drillDial = 10 * time.Second // for a connection
 	drillCall = 30 * time.Second // for one question: members of a sandbox share one disk
-	drillPage = 5000             // keys that are asked for at once
+
+	// Keys are asked for by pages of about so many bytes, which are more or fewer keys by what came before.
+	drillPageBytes = 8 << 20
+	drillPageFirst = 64
+	drillPageMost  = 10_000
 )
 
-// drillEtcd is a client of a cluster in a drill.
-type drillEtcd struct{ *clientv3.Client }
+// drillEtcd is a client of a cluster in a drill. Clients of one seed give equal sums for equal values.
+type drillEtcd struct {
+	*clientv3.Client
+	seed maphash.Seed
+}
 
 var _ drills.Etcd = drillEtcd{}
 
 // openEtcd connects with the cluster's credentials.
-func (t *target) openEtcd(ctx context.Context, endpoints []string) (drillEtcd, error) {
+func (t *target) openEtcd(ctx context.Context, endpoints []string, seed maphash.Seed) (drillEtcd, error) {
 	conn, err := t.connection(t.cluster.Connection)
 	if err != nil {
 		return drillEtcd{}, err
@@ -47,7 +55,7 @@ func (t *target) openEtcd(ctx context.Context, endpoints []string) (drillEtcd, e
 	if err != nil {
 		return drillEtcd{}, fmt.Errorf("connect to %s: %w", strings.Join(endpoints, ", "), err)
 	}
-	return drillEtcd{c}, nil
+	return drillEtcd{c, seed}, nil
 }
 
 // Register implements [drills.Registrar].
@@ -88,17 +96,21 @@ func (e drillEtcd) Revoke(ctx context.Context, lease int64) error {
 // Keys implements [drills.Contents].
 func (e drillEtcd) Keys(ctx context.Context, revision int64) iter.Seq2[drills.Key, error] {
 	return func(yield func(drills.Key, error) bool) {
+		limit := int64(drillPageFirst)
 		for from := "\x00"; ; {
-			page, err := e.page(ctx, from, revision)
+			page, err := e.page(ctx, from, revision, limit) // keys alone would come without their leases
 			if err != nil {
 				yield(drills.Key{}, fmt.Errorf("keys from %q at revision %d: %w", from, revision, err))
 				return
 			}
+			bytes := int64(1)
 			for _, kv := range page.Kvs {
-				if !yield(drills.Key{Name: string(kv.Key), Create: kv.CreateRevision, Mod: kv.ModRevision, Version: kv.Version, Leased: kv.Lease}, nil) {
+				bytes += int64(len(kv.Key) + len(kv.Value))
+				if !yield(drills.Key{Name: string(kv.Key), Create: kv.CreateRevision, Mod: kv.ModRevision, Version: kv.Version, Leased: kv.Lease, Sum: maphash.Bytes(e.seed, kv.Value)}, nil) {
 					return
 				}
 			}
+			limit = min(max(limit*drillPageBytes/bytes, 1), 2*limit, drillPageMost)
 			if !page.More || len(page.Kvs) == 0 {
 				return
 			}
@@ -107,10 +119,10 @@ func (e drillEtcd) Keys(ctx context.Context, revision int64) iter.Seq2[drills.Ke
 	}
 }
 
-func (e drillEtcd) page(ctx context.Context, from string, revision int64) (*clientv3.GetResponse, error) {
+func (e drillEtcd) page(ctx context.Context, from string, revision, limit int64) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, drillCall)
 	defer cancel()
-	return e.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithKeysOnly(), clientv3.WithLimit(drillPage), clientv3.WithRev(revision))
+	return e.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithLimit(limit), clientv3.WithRev(revision))
 }
 
 // Leases implements [drills.Contents].
@@ -188,7 +200,7 @@ type untouched struct {
 }
 
 // serveUntouched fetches a backup anew and starts etcd on it.
-func (t *target) serveUntouched(ctx context.Context, repo *repository.Repository, dir string, snap catalog.Snapshot, m catalog.Manifest) (_ drills.Untouched, err error) {
+func (t *target) serveUntouched(ctx context.Context, repo *repository.Repository, dir string, snap catalog.Snapshot, m catalog.Manifest, seed maphash.Seed) (_ drills.Untouched, err error) {
 	path, data := filepath.Join(dir, "untouched.db"), filepath.Join(dir, "untouched")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -211,7 +223,7 @@ func (t *target) serveUntouched(ctx context.Context, repo *repository.Repository
 	if u.process, err = member.Start(ctx, member.Options{Name: "alone", DataDir: data, Tick: 10 * time.Millisecond, QuotaBytes: -1, NoFsync: true}); err != nil {
 		return nil, err
 	}
-	if u.drillEtcd, err = t.openEtcd(ctx, []string{u.process.Endpoint()}); err != nil {
+	if u.drillEtcd, err = t.openEtcd(ctx, []string{u.process.Endpoint()}, seed); err != nil {
 		u.process.Kill()
 		return nil, err
 	}

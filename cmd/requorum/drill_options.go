@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"github.com/requorum/requorum/backup"
 	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/cluster"
+	"github.com/requorum/requorum/internal/member"
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/restore/local"
 	"github.com/requorum/requorum/storage/catalog"
@@ -75,6 +77,7 @@ func (t *target) drillOptions(ctx context.Context, f drillFlags, how, id string)
 	if err != nil {
 		return drills.Options{}, fmt.Errorf("finding this program's own file, to start members with: %w", err)
 	}
+	seed := maphash.MakeSeed()
 	binary := string(t.cluster.EtcdBinary)
 	if binary != "" {
 		if common.Versions.Etcd, err = etcdVersion(ctx, binary); err != nil {
@@ -86,12 +89,12 @@ func (t *target) drillOptions(ctx context.Context, f drillFlags, how, id string)
 		Common: common, At: f.at, QuotaBytes: int64(t.cluster.Thresholds.Quota), Dir: string(t.cfg.SpoolDir), Host: local.New(local.Options{Log: t.log()}),
 		Restore: restore.Options{
 			Owner: owner(), Connect: t.dialTo, Credentials: restore.Credentials{Username: conn.Username, Password: conn.Password},
-			Predict: predict, Command: t.command(), Version: version, AgentOptions: agents.Options{KeepPrefixes: prefixes(t.cluster.KeepLeased)},
+			Predict: predict, Replay: member.Replay, Command: t.command(), Version: version, AgentOptions: agents.Options{KeepPrefixes: prefixes(t.cluster.KeepLeased)},
 		},
 		Serve: func(p drills.Place) restore.Service { return sandboxService(self, binary, p) },
-		Open:  func(endpoints []string) (drills.Etcd, error) { return t.openEtcd(ctx, endpoints) },
+		Open:  func(endpoints []string) (drills.Etcd, error) { return t.openEtcd(ctx, endpoints, seed) },
 		Untouched: func(ctx context.Context, dir string, snap catalog.Snapshot, m catalog.Manifest) (drills.Untouched, error) {
-			return t.serveUntouched(ctx, repo, dir, snap, m)
+			return t.serveUntouched(ctx, repo, dir, snap, m, seed)
 		},
 	}
 	for _, m := range t.cluster.Members {
@@ -190,7 +193,7 @@ func (t *target) compareRunning(ctx context.Context, m catalog.Manifest) (drills
 		return drills.Comparison{}, &cluster.Unusable{Rejected: rejected}
 	}
 	member := usable[0] // a follower where there is one
-	etcd, err := t.openEtcd(ctx, []string{member.Endpoint})
+	etcd, err := t.openEtcd(ctx, []string{member.Endpoint}, maphash.MakeSeed())
 	if err != nil {
 		return drills.Comparison{}, err
 	}
