@@ -215,6 +215,11 @@ func (c *command) wait(t testing.TB) result {
 // reaches waits until the command has said a text on stderr.
 func (c *command) reaches(t testing.TB, text string) {
 	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s has said:\n%s", strings.Join(c.Args, " "), c.stderr.String())
+		}
+	})
 	until(t, fmt.Sprintf("%q of %s", text, strings.Join(c.Args, " ")), func() bool { return strings.Contains(c.stderr.String(), text) })
 }
 

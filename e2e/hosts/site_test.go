@@ -259,6 +259,12 @@ func (h *host) cutFromDesk(t testing.TB) {
 	ip(t, "-n", h.site.desk, "neighbour", "replace", h.addr, "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
 }
 
+// slow limits what the host receives to a number of megabits a second.
+func (h *host) slow(t testing.TB, megabits int) {
+	t.Helper()
+	in(t, h.site.net, "tc", "qdisc", "replace", "dev", h.name, "root", "tbf", "rate", strconv.Itoa(megabits)+"mbit", "burst", "256k", "latency", "200ms")
+}
+
 // unplug pulls the host's network cable.
 func (h *host) unplug(t testing.TB) {
 	t.Helper()

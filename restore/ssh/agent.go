@@ -27,31 +27,36 @@ const (
 // errUnheard ends an agent's work.
 var errUnheard = errors.New("the coordinator is not heard any more")
 
-// Serve answers one request of a coordinator, on the host: the other end of [Host]. It reads from in, answers on out and carries the
-// request out on host. When in ends or falls silent, what is under way ends as with a cancelled context.
+// Serve answers the requests of a coordinator, one after another, on the host: the other end of [Host]. It reads from in, answers on out and
+// carries the requests out on host. When in ends or falls silent, what is under way ends as with a cancelled context, and Serve returns;
+// so it does at once when in ends between two requests.
 //
-// The error says that the conversation failed; that of the request is told to the coordinator.
+// The error says that the conversation failed; that of a request is told to the coordinator.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, host restore.Host, version string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	a := &agent{host: host, out: &frames{w: out}, data: make(chan []byte), offset: make(chan part, 1)}
+	a := &agent{host: host, out: &frames{w: out}, jobs: make(chan *job), heard: make(chan struct{}, 1)}
 	if _, err := io.WriteString(out, "\n"+greeting); err != nil {
 		return err
 	}
 	if err := a.out.writeJSON(frameHello, hello{Version: version, OS: runtime.GOOS, Arch: runtime.GOARCH}); err != nil {
 		return err
 	}
-	requests := make(chan request, 1)
-	heard := make(chan struct{}, 1)
-	go func() { cancel(a.listen(ctx, bufio.NewReaderSize(in, 256<<10), requests, heard)) }()
-	go watch(ctx, heard, cancel)
-	var req request
-	select {
-	case req = <-requests:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	go func() { cancel(a.listen(ctx, bufio.NewReaderSize(in, 256<<10))) }() // it ends with in, or with the process
+	go watch(ctx, a.heard, cancel)
+	for {
+		select {
+		case j := <-a.jobs:
+			if err := a.out.writeJSON(frameResult, a.answer(ctx, j)); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			if err := context.Cause(ctx); !errors.Is(err, io.EOF) {
+				return err
+			}
+			return nil
+		}
 	}
-	return a.out.writeJSON(frameResult, a.answer(ctx, req))
 }
 
 // watch ends the work when nothing is heard for too long.
@@ -71,60 +76,70 @@ func watch(ctx context.Context, heard <-chan struct{}, cancel context.CancelCaus
 	}
 }
 
-// An agent is the conversation with one coordinator about one request.
+// An agent is the conversation with one coordinator.
 type agent struct {
-	host   restore.Host
-	out    *frames
+	host  restore.Host
+	out   *frames
+	jobs  chan *job
+	heard chan struct{}
+}
+
+// A job is one request, with what follows it.
+type job struct {
+	request
 	data   chan []byte // pieces of the database, packed; closed at its end
 	offset chan part   // its Size is where the database goes on
 }
 
-// listen reads what the coordinator says until it ends. While a piece waits to be taken, silence is not the coordinator's fault.
-func (a *agent) listen(ctx context.Context, in io.Reader, requests chan<- request, heard chan<- struct{}) error {
-	said := func() {
-		select {
-		case heard <- struct{}{}:
-		default:
-		}
+// said tells that the coordinator is there.
+func (a *agent) said() {
+	select {
+	case a.heard <- struct{}{}:
+	default:
 	}
-	ended := false
+}
+
+// listen reads what the coordinator says until it ends.
+func (a *agent) listen(ctx context.Context, in io.Reader) error {
+	var j *job
+	ended := true
 	for {
 		kind, payload, err := readFrame(in, nil)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errUnheard, err)
 		}
-		said()
+		a.said()
 		switch kind {
 		case frameBeat:
 		case frameRequest:
-			var req request
-			if err := json.Unmarshal(payload, &req); err != nil {
+			j, ended = &job{data: make(chan []byte), offset: make(chan part, 1)}, false
+			if err := json.Unmarshal(payload, &j.request); err != nil {
 				return fmt.Errorf("read the request: %w", err)
 			}
 			select {
-			case requests <- req:
-			default:
-				return errors.New("a second request in one conversation")
+			case a.jobs <- j:
+			case <-ctx.Done():
+				return context.Cause(ctx)
 			}
 		case frameOffset:
 			var p part
-			if err := json.Unmarshal(payload, &p); err != nil {
+			if err := json.Unmarshal(payload, &p); err != nil || j == nil {
 				return fmt.Errorf("read where the database goes on: %w", err)
 			}
 			select {
-			case a.offset <- p:
+			case j.offset <- p:
 			default:
-				return errors.New("a second offset in one conversation")
+				return errors.New("a second offset for one database")
 			}
 		case frameData, frameEnd:
 			if ended {
 				return errors.New("data after the end")
 			}
 			if ended = kind == frameEnd; ended {
-				close(a.data)
+				close(j.data)
 				continue
 			}
-			if err := a.hand(ctx, payload, said); err != nil {
+			if err := a.hand(ctx, j, payload); err != nil {
 				return err
 			}
 		default:
@@ -133,23 +148,23 @@ func (a *agent) listen(ctx context.Context, in io.Reader, requests chan<- reques
 	}
 }
 
-// hand waits until the piece is taken.
-func (a *agent) hand(ctx context.Context, piece []byte, said func()) error {
+// hand waits until the piece is taken. That this takes long is not the coordinator's fault.
+func (a *agent) hand(ctx context.Context, j *job, piece []byte) error {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
 		select {
-		case a.data <- piece:
+		case j.data <- piece:
 			return nil
 		case <-ticker.C:
-			said()
+			a.said()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-func (a *agent) answer(ctx context.Context, req request) result {
+func (a *agent) answer(ctx context.Context, req *job) result {
 	var r result
 	err := func() error {
 		switch {
@@ -160,7 +175,7 @@ func (a *agent) answer(ctx context.Context, req request) result {
 		case req.Apply != nil:
 			return a.host.Apply(ctx, *req.Apply)
 		case req.Stage != nil:
-			t := &transfer{agent: a, ctx: ctx}
+			t := &transfer{job: req, out: a.out, ctx: ctx}
 			defer t.close()
 			return a.host.Stage(ctx, *req.Stage, t)
 		case req.Fetch != nil:
@@ -231,7 +246,8 @@ func (p *packer) flush() error {
 
 // A transfer is the database of a stage request as it arrives.
 type transfer struct {
-	agent   *agent
+	job     *job
+	out     *frames
 	ctx     context.Context // of the request: a reader has no other way to end with it
 	decoder *zstd.Decoder
 	buf     []byte // the unpacked piece
@@ -244,11 +260,11 @@ var _ restore.Transfer = (*transfer)(nil)
 // Resume implements [restore.Transfer].
 func (t *transfer) Resume(size int64, sum string) (int64, error) {
 	t.asked = true
-	if err := t.agent.out.writeJSON(framePart, part{Size: size, SHA256: sum}); err != nil {
+	if err := t.out.writeJSON(framePart, part{Size: size, SHA256: sum}); err != nil {
 		return 0, err
 	}
 	select {
-	case p := <-t.agent.offset:
+	case p := <-t.job.offset:
 		return p.Size, nil
 	case <-t.ctx.Done():
 		return 0, context.Cause(t.ctx)
@@ -264,7 +280,7 @@ func (t *transfer) Read(b []byte) (int, error) {
 	}
 	if len(t.rest) == 0 {
 		select {
-		case piece, more := <-t.agent.data:
+		case piece, more := <-t.job.data:
 			if !more {
 				return 0, io.EOF
 			}

@@ -30,7 +30,7 @@ fi
 for b in /var/tmp /tmp "$HOME"; do
   d=$b/requorum-$u; mkdir -m 700 "$d" 2>/dev/null
   [ -d "$d" ] && [ ! -L "$d" ] && [ -O "$d" ] && chmod 700 "$d" || continue
-  t=$d/try.$$; printf "#!/bin/sh\nexit 0\n" >"$t" && chmod 700 "$t" && "$t"; r=$?; rm -f "$t"
+  t=$d/try.$$; printf "#!/bin/sh\nexit 0\n" >"$t" && chmod 700 "$t" && "$t"; r=$?; rm -f "$t"; rmdir "$d" 2>/dev/null
   [ $r = 0 ] || continue
   say dir "$d"; f=$d/NAME; if [ -f "$f" ]; then say sum "$(sha256sum <"$f" | cut -c1-64)"; fi
   break
@@ -226,10 +226,15 @@ func (h *Host) bring(ctx context.Context, client *gossh.Client, p *program, dir,
 	h.hosts.opt.Log.Debug("bring the program", "host", h.url, "program", p.path, "to", dir)
 	script := strings.NewReplacer("DIR", dir, "NAME", name, "SUM", sum).Replace(bringScript)
 	if _, err := output(ctx, client, sh(script), f); err != nil {
-		return fmt.Errorf("bring this program to %s on host %s: %w", dir, h.url, err)
+		return &bringError{fmt.Errorf("bring this program to %s on host %s: %w", dir, h.url, err)}
 	}
 	return nil
 }
+
+// A bringError may be because somebody else's program, the last one there, was removed with the directory at that moment.
+type bringError struct{ error }
+
+func (e *bringError) Unwrap() error { return e.error }
 
 // output runs a command and returns what it printed. What it complained about is in the error.
 func output(ctx context.Context, client *gossh.Client, command string, in io.Reader) ([]byte, error) {

@@ -16,7 +16,7 @@ const (
 	dialTimeout = 10 * time.Second
 	// aliveEvery and aliveWithin: a machine that has not answered for that long is lost.
 	aliveEvery  = 5 * time.Second
-	aliveWithin = 15 * time.Second
+	aliveWithin = 10 * time.Second
 )
 
 // A LostError says that a machine could not be reached, or is not reached any more. Trying again may help.

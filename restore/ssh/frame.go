@@ -41,6 +41,20 @@ type request struct {
 	Fetch   *restore.FetchRequest   `json:"fetch,omitempty"`
 }
 
+func (r request) String() string {
+	switch {
+	case r.Inspect != nil:
+		return "inspect " + r.Inspect.Member.Name
+	case r.Apply != nil:
+		return string(r.Apply.Action) + " " + r.Apply.Member.Name
+	case r.Stage != nil:
+		return "stage " + r.Stage.Member.Name
+	case r.Fetch != nil:
+		return "fetch " + r.Fetch.Member.Name
+	}
+	return "nothing"
+}
+
 // result is the outcome of a request.
 type result struct {
 	State *restore.State     `json:"state,omitempty"`

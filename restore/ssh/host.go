@@ -24,7 +24,7 @@ import (
 
 // retryFor is how long a connection that was lost is made anew before that is an error.
 const (
-	retryFor  = 30 * time.Second
+	retryFor  = 20 * time.Second
 	retryPoll = time.Second
 )
 
@@ -213,7 +213,7 @@ func (h *Host) Fetch(ctx context.Context, req restore.FetchRequest, w io.Writer)
 		if err != nil {
 			return err
 		}
-		defer c.close()
+		defer c.release()
 		return c.receive(ctx, w)
 	})
 }
@@ -228,7 +228,7 @@ func (h *Host) Stage(ctx context.Context, req restore.StageRequest, db io.Reader
 		if err != nil {
 			return err
 		}
-		defer c.close()
+		defer c.release()
 		has, wanted, err := c.wanted(ctx)
 		if err != nil || !wanted {
 			return err
@@ -268,12 +268,16 @@ func (h *Host) progress(f func(restore.Progress)) {
 
 // ask does a request that has an answer and nothing else.
 func (h *Host) ask(ctx context.Context, req request, again bool) (r result, err error) {
+	begun := time.Now()
+	defer func() {
+		h.hosts.opt.Log.Debug("asked", "host", h.url, "for", req.String(), "took", time.Since(begun), "error", err)
+	}()
 	err = h.repeat(ctx, again, func(ctx context.Context, l *link) error {
 		c, err := l.call(ctx, req)
 		if err != nil {
 			return err
 		}
-		defer c.close()
+		defer c.release()
 		r, err = c.result(ctx)
 		return err
 	})

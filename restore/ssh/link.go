@@ -28,6 +28,9 @@ type link struct {
 	keeper   *conversation
 	gone     chan struct{} // closed when the connection has ended
 	once     sync.Once
+
+	mu   sync.Mutex
+	idle []*conversation // that wait for another request
 }
 
 // establish connects and brings the program. It may be removed at that very moment by its last former user: then it is brought again.
@@ -46,7 +49,8 @@ func (h *Host) establish(ctx context.Context) (*link, error) {
 		if err = l.prepare(ctx); err == nil {
 			return l, nil
 		}
-		if i == attempts || !errors.Is(err, errReplaced) {
+		var brought *bringError
+		if i == attempts || lost(err) || !errors.Is(err, errReplaced) && !errors.As(err, &brought) {
 			c.close()
 			return nil, err
 		}
@@ -82,20 +86,30 @@ func (l *link) close() {
 	})
 }
 
-// call begins a conversation about one request.
+// call begins a request, in a conversation that is idle or in a new one.
 func (l *link) call(ctx context.Context, req request) (*conversation, error) {
-	c, err := l.converse(ctx, l.delivery.command("serve"))
-	if err != nil {
-		return nil, err
+	l.mu.Lock()
+	var c *conversation
+	if n := len(l.idle); n > 0 {
+		c, l.idle = l.idle[n-1], l.idle[:n-1]
+		c.again = true
 	}
+	l.mu.Unlock()
+	if c == nil {
+		var err error
+		if c, err = l.converse(ctx, l.delivery.command("serve")); err != nil {
+			return nil, err
+		}
+	}
+	c.bind(ctx)
 	if err := c.out.writeJSON(frameRequest, req); err != nil {
-		c.close()
+		defer c.close()
 		return nil, c.broken(err)
 	}
 	return c, nil
 }
 
-// A conversation is a session with an agent. Heartbeats go out until it is closed. When its context ends, the agent
+// A conversation is a session with an agent. Heartbeats go out until it is closed. When the context of a request ends, the agent
 // is told to end, and has a moment to do so.
 type conversation struct {
 	link      *link
@@ -104,7 +118,9 @@ type conversation struct {
 	out       *frames
 	stdin     io.Closer
 	complaint lastWords
-	stop      func() bool
+	stop      func() bool // undoes bind; false if the context had ended
+	again     bool        // there were requests before
+	answered  bool        // the last request is over, and nothing of it is left on the way
 	quit      chan struct{}
 	beats     sync.WaitGroup
 	over      sync.Once
@@ -130,22 +146,43 @@ func (l *link) converse(ctx context.Context, command string) (*conversation, err
 		_ = session.Close() // it was not used
 		return nil, &LostError{Host: l.host.url, Err: fmt.Errorf("run the program: %w", err)}
 	}
+	c.beats.Go(c.beat)
+	c.bind(ctx)
+	err = c.meet()
+	if !c.stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// bind has the agent told when the context ends.
+func (c *conversation) bind(ctx context.Context) {
+	c.answered = false
 	c.stop = context.AfterFunc(ctx, func() {
-		_ = stdin.Close() // by which the agent knows
+		_ = c.stdin.Close() // by which the agent knows
 		timer := time.NewTimer(endWithin)
 		defer timer.Stop()
 		select {
 		case <-c.quit:
 		case <-timer.C:
-			_ = session.Close()
+			_ = c.session.Close()
 		}
 	})
-	c.beats.Go(c.beat)
-	if err := c.meet(); err != nil {
+}
+
+// release ends a request. The conversation waits for another one if it can.
+func (c *conversation) release() {
+	if !c.stop() || !c.answered {
 		c.close()
-		return nil, err
+		return
 	}
-	return c, nil
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	c.link.idle = append(c.link.idle, c)
 }
 
 func (c *conversation) beat() {
@@ -207,7 +244,7 @@ func (c *conversation) broken(err error) error {
 	switch {
 	case errors.As(werr, &exit) && (exit.ExitStatus() == exitReplaced || exit.ExitStatus() == 127 && !strings.Contains(words, "sudo")):
 		return fmt.Errorf("%w: %s", errReplaced, words)
-	case errors.As(werr, &exit):
+	case errors.As(werr, &exit) && !c.again:
 		return fmt.Errorf("its agent ended with code %d: %s", exit.ExitStatus(), words)
 	}
 	return &LostError{Host: c.link.host.url, Err: fmt.Errorf("its agent ended: %w %s", err, words)}
@@ -233,6 +270,7 @@ func (c *conversation) result(ctx context.Context) (result, error) {
 	if err := c.expect(frameResult, &r); err != nil {
 		return r, err
 	}
+	c.answered = !r.Over
 	return r, r.failure(ctx, c.link.host.url)
 }
 
@@ -287,6 +325,7 @@ func (c *conversation) receive(ctx context.Context, w io.Writer) error {
 			if err := json.Unmarshal(packed, &r); err != nil {
 				return fmt.Errorf("read its agent's answer: %w", err)
 			}
+			c.answered = !r.Over
 			if err := r.failure(ctx, c.link.host.url); err != nil || whole {
 				return err
 			}
@@ -322,6 +361,7 @@ func (c *conversation) wanted(ctx context.Context) (p part, wanted bool, err err
 		if err := json.Unmarshal(payload, &r); err != nil {
 			return p, false, fmt.Errorf("read its agent's answer: %w", err)
 		}
+		c.answered = !r.Over
 		return p, false, r.failure(ctx, c.link.host.url)
 	}
 	return p, false, fmt.Errorf("its agent answered with %q", kind)
@@ -350,8 +390,11 @@ func (c *conversation) send(ctx context.Context, a *archive, from int64, sent fu
 		err = write(frameEnd, nil)
 	}
 	if err == nil {
-		return <-answered
+		told := <-answered
+		c.answered = told == nil // else pieces may be on the way
+		return told
 	}
+	defer func() { c.answered = false }()
 	here := refused == nil && ctx.Err() == nil // it is this side that cannot go on
 	_ = c.stdin.Close()
 	timer := time.AfterFunc(endWithin, func() { _ = c.session.Close() })
@@ -381,7 +424,6 @@ func (c *conversation) finish() {
 
 func (c *conversation) close() {
 	c.over.Do(func() {
-		c.stop()
 		close(c.quit)
 		_ = c.stdin.Close()
 		_ = c.session.Close() // it may have ended by itself
