@@ -2,22 +2,47 @@ package schedules
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
 // Gate keeps runs apart: of one key there is never more than one, and of one class never more than so many at once. Several schedulers
 // may share one, such as those of the configurations before and after a reload. It is safe for concurrent use.
 type Gate struct {
-	atOnce int
-
 	mu      sync.Mutex
+	atOnce  int
 	keys    map[string]chan struct{} // closed when the key is free again
-	classes map[string]chan struct{}
+	classes map[string]*class
+}
+
+// class is who is inside, and who waits for a place, the first in front.
+type class struct {
+	inside  int
+	waiting []chan struct{} // closed when there is a place
 }
 
 // NewGate lets so many runs of each class through at once, at least one.
 func NewGate(atOnce int) *Gate {
-	return &Gate{atOnce: max(atOnce, 1), keys: map[string]chan struct{}{}, classes: map[string]chan struct{}{}}
+	return &Gate{atOnce: max(atOnce, 1), keys: map[string]chan struct{}{}, classes: map[string]*class{}}
+}
+
+// Limit changes how many runs of each class are let through at once, at least one. Who is inside stays.
+func (g *Gate) Limit(atOnce int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.atOnce = max(atOnce, 1)
+	for _, c := range g.classes {
+		g.admit(c)
+	}
+}
+
+// admit lets in who waits as long as there are places.
+func (g *Gate) admit(c *class) {
+	for c.inside < g.atOnce && len(c.waiting) > 0 {
+		close(c.waiting[0])
+		c.waiting = c.waiting[1:]
+		c.inside++
+	}
 }
 
 // TryHold takes a key if it is free. Every key that was taken must be released.
@@ -70,19 +95,37 @@ func (g *Gate) Enter(ctx context.Context, class string) (leave func(), err error
 	return leave, nil
 }
 
-func (g *Gate) enter(done, stop <-chan struct{}, class string) (leave func(), ok bool) {
+func (g *Gate) enter(done, stop <-chan struct{}, name string) (leave func(), ok bool) {
 	g.mu.Lock()
-	places := g.classes[class]
-	if places == nil {
-		places = make(chan struct{}, g.atOnce)
-		g.classes[class] = places
+	c := g.classes[name]
+	if c == nil {
+		c = &class{}
+		g.classes[name] = c
 	}
+	place := make(chan struct{})
+	c.waiting = append(c.waiting, place)
+	g.admit(c)
 	g.mu.Unlock()
+	leave = func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		c.inside--
+		g.admit(c)
+	}
 	select {
-	case places <- struct{}{}:
-		return func() { <-places }, true
+	case <-place:
+		return leave, true
 	case <-done:
 	case <-stop:
+	}
+	g.mu.Lock()
+	i := slices.Index(c.waiting, place)
+	if i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+	}
+	g.mu.Unlock()
+	if i < 0 { // a place came at that very moment
+		leave()
 	}
 	return nil, false
 }

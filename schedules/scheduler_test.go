@@ -136,6 +136,51 @@ func TestRunsAtOnceAreLimitedByClass(t *testing.T) {
 	})
 }
 
+// The limit may change while runs wait; nobody is forgotten, and who gives up leaves no place taken.
+func TestLimitChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGate(1)
+		var inside, most, entered atomic.Int32
+		enter := func(patience time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			leave, err := g.Enter(ctx, "backup")
+			if err != nil {
+				return
+			}
+			defer leave()
+			entered.Add(1)
+			most.Store(max(most.Load(), inside.Add(1)))
+			time.Sleep(time.Minute)
+			inside.Add(-1)
+		}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() { enter(time.Hour) })
+		}
+		for range 5 {
+			wg.Go(func() { enter(30 * time.Second) }) // who came first is inside longer than that
+		}
+		synctest.Wait()
+		if inside.Load() > 1 {
+			t.Errorf("%d are inside, want one", inside.Load())
+		}
+		time.Sleep(45 * time.Second)
+		g.Limit(3)
+		synctest.Wait()
+		if inside.Load() != 3 {
+			t.Errorf("%d are inside after the limit was raised to 3", inside.Load())
+		}
+		g.Limit(1)
+		time.Sleep(65 * time.Second)
+		most.Store(0)
+		wg.Wait()
+		if most.Load() != 1 || entered.Load() < 8 || inside.Load() != 0 {
+			t.Errorf("%d entered, %d are inside at the end, at most %d at once after the limit was lowered; want at least 8, 0, 1", entered.Load(), inside.Load(), most.Load())
+		}
+	})
+}
+
 // A failed run is tried again with growing pauses inside its deadline, and no longer than until the next one is due.
 func TestRetries(t *testing.T) {
 	for _, c := range []struct {

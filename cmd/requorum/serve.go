@@ -176,14 +176,15 @@ func (a *app) reload(ctx context.Context, svc *service.Service, running *config.
 	}
 	svc.Clear("reload")
 	before := running.Serve
-	before.Watch = cfg.Serve.Watch          // holds at once
-	cfg.Serve.Listen = running.Serve.Listen // which --listen may have said
+	before.Watch, before.RunsAtOnce, before.Grace = cfg.Serve.Watch, cfg.Serve.RunsAtOnce, cfg.Serve.Grace // hold at once
+	cfg.Serve.Listen = running.Serve.Listen                                                                // which --listen may have said
 	if !reflect.DeepEqual(cfg.Serve, before) || !reflect.DeepEqual(cfg.Election, running.Election) {
-		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "serve or election has changed in the configuration: that holds from the next start on",
+		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "election, or where and how serve listens, has changed in the configuration: that holds from the next start on",
 			Advice: "restart serve when it suits"})
 	} else {
 		svc.Clear("restart")
 	}
+	svc.Limit(cfg.Serve.RunsAtOnce, time.Duration(cfg.Serve.Grace))
 	tell.listen(heard)
 	tell.configure(cfg)
 	svc.Apply(clusters)

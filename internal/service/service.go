@@ -108,6 +108,7 @@ type Service struct {
 
 	mu       sync.Mutex
 	units    map[string]*unit
+	grace    time.Duration
 	stopping bool
 	running  int           // runs under way
 	idle     chan struct{} // closed when stopping and nothing runs any more
@@ -124,7 +125,7 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Service{o: o, gate: schedules.NewGate(o.AtOnce), small: schedules.NewGate(smallAtOnce), units: map[string]*unit{}, idle: make(chan struct{})}
+	s := &Service{o: o, grace: o.Grace, gate: schedules.NewGate(o.AtOnce), small: schedules.NewGate(smallAtOnce), units: map[string]*unit{}, idle: make(chan struct{})}
 	s.alerts = newAlerts(o.Now, func(a Alert) {
 		if s.o.Events != nil {
 			s.o.Events.Alerted(a)
@@ -156,9 +157,9 @@ func (s *Service) Run(ctx context.Context, clusters []Cluster) {
 	s.Apply(clusters)
 	s.pulse(ctx)
 
-	s.o.Log.Info("stopping", "grace", s.o.Grace)
 	s.mu.Lock()
 	s.stopping = true
+	patience := s.grace
 	for _, u := range s.units {
 		u.retire()
 	}
@@ -166,7 +167,8 @@ func (s *Service) Run(ctx context.Context, clusters []Cluster) {
 		close(s.idle)
 	}
 	s.mu.Unlock()
-	grace := time.NewTimer(s.o.Grace)
+	s.o.Log.Info("stopping", "grace", patience)
+	grace := time.NewTimer(patience)
 	defer grace.Stop()
 	select {
 	case <-s.idle:
@@ -249,6 +251,14 @@ func (s *Service) Apply(clusters []Cluster) {
 			u.live(ctx, cancel)
 		})
 	}
+}
+
+// Limit changes how many backups, and runs of other kinds, there are at once, and how long runs may last when the service stops. What runs goes on.
+func (s *Service) Limit(atOnce int, grace time.Duration) {
+	s.gate.Limit(atOnce)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grace = grace
 }
 
 // Raise says that something is wrong with the service itself, one problem for each source; [Service.Clear] that it is over.

@@ -343,14 +343,16 @@ func TestStopping(t *testing.T) {
 		takes time.Duration
 		after time.Duration
 		want  string
+		grace time.Duration // after a reload
 	}{
-		{"a run that ends in time is finished", 20 * time.Second, 20 * time.Second, "snapshot ok"},
-		{"one that does not is stopped", time.Hour, 30 * time.Second, "snapshot stopped"},
+		{"a run that ends in time is finished", 20 * time.Second, 20 * time.Second, "snapshot ok", 0},
+		{"one that does not is stopped", time.Hour, 30 * time.Second, "snapshot stopped", 0},
+		{"after a reload that asks for more patience it is finished", time.Hour, time.Hour, "snapshot ok", 2 * time.Hour},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				repo := memoryRepository(t, "dcs")
-				_, j, stop := serve(t, Options{Grace: 30 * time.Second}, Cluster{Name: "dcs", Repository: repo, Jobs: map[Kind]Job{
+				s, j, stop := serve(t, Options{Grace: 30 * time.Second}, Cluster{Name: "dcs", Repository: repo, Jobs: map[Kind]Job{
 					Snapshot: {Schedule: every(t, "@hourly"), Work: func(ctx context.Context, _ *slog.Logger, _ string) (Report, error) {
 						select {
 						case <-ctx.Done():
@@ -360,6 +362,9 @@ func TestStopping(t *testing.T) {
 						}
 					}},
 					Expire: {After: Snapshot, Work: func(context.Context, *slog.Logger, string) (Report, error) { return Report{}, nil }}}})
+				if c.grace > 0 {
+					s.Limit(4, c.grace)
+				}
 				start := time.Now()
 				stop()
 				if took := time.Since(start); took != c.after || !slices.Equal(j.all(), []string{c.want}) {
