@@ -168,6 +168,10 @@ func (e drillEtcd) Access(ctx context.Context) (drills.Access, error) {
 		return a, err
 	}
 	for _, name := range roles.Roles {
+		if name == "root" { // it may do everything, which versions of etcd write differently
+			a.Roles[name] = "everything"
+			continue
+		}
 		r, err := e.RoleGet(ctx, name)
 		if err != nil {
 			return a, fmt.Errorf("role %s: %w", name, err)
