@@ -116,11 +116,11 @@ func (s state) expected() expected {
 
 // facts is what a backup remembers of a control plane.
 type facts struct {
-	Servers   []string    `json:"api_servers"` // addresses
-	Leases    []leaseFact `json:"leases"`      // but for nodes' heartbeats
-	Truncated int         `json:"truncated,omitempty"`
-	Nodes     nodeFacts   `json:"nodes"`
-	Unread    *unread     `json:"unreadable,omitempty"`
+	Servers   []string       `json:"api_servers"` // addresses
+	Leases    []leaseFact    `json:"leases"`      // but for nodes' heartbeats
+	Truncated int            `json:"truncated,omitempty"`
+	Nodes     nodeFacts      `json:"nodes"`
+	Unread    map[string]int `json:"unreadable,omitempty"` // why → how many
 }
 
 type leaseFact struct {
@@ -136,17 +136,11 @@ type nodeFacts struct {
 	Silent []string `json:"silent,omitempty"` // the first of those that were not being renewed
 }
 
-// unread are objects that cannot be read.
-type unread struct {
-	Count int    `json:"count"`
-	Why   string `json:"why"` // of the first
-}
-
 // listedLeases is how many leases, and silent nodes, facts list one by one.
 const listedLeases = 100
 
 func (s state) facts() facts {
-	f := facts{Servers: slices.Sorted(maps.Keys(s.servers)), Leases: []leaseFact{}}
+	f := facts{Servers: slices.Sorted(maps.Keys(s.servers)), Leases: []leaseFact{}, Unread: map[string]int{}}
 	if f.Servers == nil {
 		f.Servers = []string{}
 	}
@@ -155,10 +149,7 @@ func (s state) facts() facts {
 		_, active := expected.Leases[l.name]
 		switch {
 		case l.err != nil:
-			if f.Unread == nil {
-				f.Unread = &unread{Why: l.err.Error()}
-			}
-			f.Unread.Count++
+			f.Unread[l.err.Error()]++
 		case l.node():
 			f.Nodes.Count++
 			if !active && len(f.Nodes.Silent) < listedLeases {

@@ -263,14 +263,13 @@ func (h holders) check(name string, share float64) []agents.Check {
 // unreadable are leases that cannot be read.
 type unreadable struct {
 	count, written int
-	why            string
-	silent         []string
+	why, silent    []string
 }
 
 func (u *unreadable) add(name string, now lease, written bool) {
 	u.count++
-	if u.why == "" && now.err != nil {
-		u.why = now.err.Error()
+	if now.err != nil && !slices.Contains(u.why, now.err.Error()) {
+		u.why = append(u.why, now.err.Error())
 	}
 	if written {
 		u.written++
@@ -281,8 +280,8 @@ func (u *unreadable) add(name string, now lease, written bool) {
 
 func (u unreadable) check() agents.Check {
 	c := agents.Check{Name: "leases that cannot be read", Detail: fmt.Sprintf("%d of %d written since; by whom, and whether the others had a holder, is unknown", u.written, u.count)}
-	if u.why != "" {
-		c.Detail += ": " + u.why
+	if len(u.why) > 0 {
+		c.Detail += ": " + listed(u.why)
 	}
 	if len(u.silent) > 0 {
 		c.Detail += "; not written: " + listed(u.silent)
