@@ -64,11 +64,21 @@ func TestTwoStores(t *testing.T) {
 	pause(first)
 	s.run("verify", "dcs", all[1].ID).exits(t, exitOK)
 
-	s.run("expire", "dcs", "--dry-run").exits(t, exitOK, "delete", first.ID, "last 1")
+	var old []string
+	for _, name := range []string{"20260101T000000Z-verify-ok-r23456789abc.json", "20260102T000000Z-verify-ok-r23456789abd.json"} {
+		old = append(old, filepath.Join(offsite, "dcs/runs", name))
+		write(t, old[len(old)-1], []byte("{}\n"))
+	}
+	s.run("expire", "dcs", "--dry-run").exits(t, exitOK, "delete", first.ID, "last 1", "would remove 1 records of kind verify in offsite, from 2026-01-01 to 2026-01-01")
 	if found := s.list(); len(found) != 2 {
 		t.Errorf("a dry run left %+v", found)
 	}
-	s.run("expire", "dcs").exits(t, exitOK, "deleted", first.ID)
+	s.run("expire", "dcs").exits(t, exitOK, "deleted", first.ID, "removed 1 records of kind verify in offsite")
+	for i, want := range []bool{false, true} { // the newest of its kind and outcome among the old ones stays
+		if _, err := os.Stat(old[i]); (err == nil) != want {
+			t.Errorf("after expire the record %s: %v", old[i], err)
+		}
+	}
 	if found := s.list(); len(found) != 1 || found[0].ID != all[1].ID {
 		t.Errorf("expire left %+v", found)
 	}
