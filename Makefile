@@ -23,6 +23,9 @@ OPTIONAL := prometheus
 
 # What the Patroni lab runs. Without root or Debian the lab is skipped.
 LAB_PACKAGES := patroni python3-etcd python3-idna postgresql-15
+# The browser in which tests look at the reports of drills. Without it, or without Debian, they do not.
+PAGE_PACKAGES := chromium
+
 # What hosts are made of, as network namespaces with SSH servers and as whole systems with systemd. Without root or Debian they are skipped.
 HOST_PACKAGES := openssh-server sudo iproute2 systemd-container debootstrap
 HOST_PROGRAMS := sshd sudo ip systemd-nspawn debootstrap
@@ -110,6 +113,10 @@ packages:
 	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(HOST_PACKAGES) </dev/null || \
 	      echo "tests on several hosts are skipped: $(HOST_PACKAGES) cannot be installed here"; \
 	  fi; \
+	fi
+	@if ! command -v chromium >/dev/null; then \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PAGE_PACKAGES) </dev/null; } || \
+	    echo "pages are not looked at in a browser: $(PAGE_PACKAGES) is not here"; \
 	fi
 	@if [ -z "$(RACE)" ]; then echo "no C compiler here: tests run without the race detector"; fi
 
