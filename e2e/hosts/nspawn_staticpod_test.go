@@ -148,12 +148,7 @@ func (h *debian) clientsRun(t testing.TB) {
 
 func TestStaticPods(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, 0)
-	root := debianRoot(t)
-	var hosts []*debian
-	for range 3 {
-		hosts = append(hosts, s.addDebian(t, root))
-	}
+	s, hosts := newDebians(t, 3)
 	files := map[string]map[string]string{}
 	for _, h := range hosts {
 		h.pods(t, hosts, "new")
@@ -180,6 +175,7 @@ func TestStaticPods(t *testing.T) {
 	d := s.debianDesk(t, "desk1", "{static_pod: "+manifests+"/etcd.yaml}", debianData, hosts)
 	d.run(t, "backup", "dcs").exits(t, exitOK)
 	want := s.rows(t, s.hosts...)
+	legit := map[string]bool{clusterOf(t, client): true}
 
 	t.Run("wrong configuration", func(t *testing.T) {
 		d := s.debianDesk(t, "desk2", "{static_pod: "+manifests+"/etcd.yaml}", "/data", hosts)
@@ -196,6 +192,7 @@ func TestStaticPods(t *testing.T) {
 		etcdtest.Put(t, client, "/late", "lost")
 		d.rebuild(t, "--replace-healthy", "dcs")
 		etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
+		legit[clusterOf(t, client)] = true
 		for _, h := range hosts {
 			h.clientsRun(t)
 			h.intact(t, files[h.name])
@@ -247,9 +244,11 @@ func TestStaticPods(t *testing.T) {
 				d.run(t, "rollback", "dcs", "--yes").exits(t, exitOK)
 			}
 			etcdtest.MustEqual(t, before, s.rows(t, s.hosts...))
+			legit[clusterOf(t, client)] = true
 			for _, h := range hosts {
 				h.clientsRun(t)
 				h.intact(t, files[h.name])
+				h.onlyIn(t, h.read(t, "/var/log/etcd.log"), legit)
 			}
 		})
 	}

@@ -76,14 +76,28 @@ func (s *site) debianDesk(t testing.TB, name, service, data string, hosts []*deb
 
 var clusterID = regexp.MustCompile(`"cluster-id":"([0-9a-f]+)"`)
 
-// clusters are the ids of all clusters that the host's etcd has ever said to belong to.
-func (h *debian) clusters(t testing.TB) map[string]bool {
+// onlyIn fails the test if the etcd that wrote a log ever was in another cluster than these, or began on an empty data dir but for its
+// first start of all.
+func (h *debian) onlyIn(t testing.TB, log string, clusters map[string]bool) {
 	t.Helper()
-	found := map[string]bool{}
-	for _, m := range clusterID.FindAllStringSubmatch(h.exec(t, "journalctl", "-u", "etcd", "--no-pager", "--output=cat"), -1) {
-		found[m[1]] = true
+	found := clusterID.FindAllStringSubmatch(log, -1)
+	if len(found) == 0 {
+		t.Errorf("etcd on %s has no log", h.name)
 	}
-	return found
+	for _, m := range found {
+		if !clusters[m[1]] {
+			t.Errorf("etcd on %s once was in cluster %s, which is neither the old nor a restored one", h.name, m[1])
+		}
+	}
+	if n := strings.Count(log, `"msg":"starting local member"`); n != 1 {
+		t.Errorf("etcd on %s began an empty member %d times", h.name, n)
+	}
+}
+
+// journal is all that etcd's unit has ever written.
+func (h *debian) journal(t testing.TB) string {
+	t.Helper()
+	return h.exec(t, "journalctl", "--unit=etcd", "--no-pager", "--output=cat")
 }
 
 // lose ends etcd on the host at once, and removes its data.
@@ -158,12 +172,7 @@ func (h *debian) settled(t testing.TB) {
 
 func TestSystemd(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, 0)
-	root := debianRoot(t)
-	var hosts []*debian
-	for range 3 {
-		hosts = append(hosts, s.addDebian(t, root))
-	}
+	s, hosts := newDebians(t, 3)
 	for _, h := range hosts {
 		h.installUnit(t, hosts)
 	}
@@ -173,6 +182,7 @@ func TestSystemd(t *testing.T) {
 	d := s.debianDesk(t, "desk1", "{systemd: etcd}", debianData, hosts)
 	d.run(t, "backup", "dcs").exits(t, exitOK)
 	want := s.rows(t, s.hosts...)
+	legit := map[string]bool{clusterOf(t, client): true}
 
 	t.Run("wrong configuration", func(t *testing.T) {
 		wrong := s.debianDesk(t, "desk2", "{systemd: etcd}", "/var/lib/etcd2", hosts)
@@ -194,16 +204,11 @@ func TestSystemd(t *testing.T) {
 			}
 			h.settled(t)
 		}
+		legit[clusterOf(t, client)] = true
 		t.Logf("stages %+v", r.Stages)
 	})
 
 	// At each point the coordinator dies, all hosts lose their power, and somebody starts etcd on each of them all the time.
-	legit := map[string]bool{clusterOf(t, client): true}
-	for _, h := range hosts {
-		for id := range h.clusters(t) {
-			legit[id] = true // what was there before
-		}
-	}
 	for _, point := range []string{"stop", "exchange", "allow"} {
 		t.Run("power cut after "+point, func(t *testing.T) {
 			etcdtest.Put(t, client, "/late", point)
@@ -231,11 +236,7 @@ func TestSystemd(t *testing.T) {
 			legit[clusterOf(t, client)] = true
 			for _, h := range hosts {
 				h.settled(t)
-				for id := range h.clusters(t) {
-					if !legit[id] {
-						t.Errorf("etcd on %s once belonged to cluster %s, which is neither the old nor the new one", h.name, id)
-					}
-				}
+				h.onlyIn(t, h.journal(t), legit)
 			}
 		})
 	}

@@ -22,7 +22,8 @@ import (
 // the host's, its disk is an overlay of its own over one system that all share.
 type debian struct {
 	*host
-	etcd string // the program
+	etcd   string // the program
+	booted bool   // once at least
 }
 
 const (
@@ -86,17 +87,36 @@ func lastLine(text string) string {
 	return lines[len(lines)-1]
 }
 
-// addDebian puts one more host into the site, a Debian, and boots it.
-func (s *site) addDebian(t testing.TB, root string) *debian {
+// newDebians makes a site of Debian hosts h1, h2, … and boots them. The test is skipped where that is not possible.
+func newDebians(t testing.TB, hosts int) (*site, []*debian) {
 	t.Helper()
-	n := len(s.hosts) + 1
+	s := newSite(t, 0)
+	root := debianRoot(t)
+	sweepDisks(t)
+	var all []*debian
+	for n := range hosts {
+		all = append(all, s.debian(t, root, n+1))
+	}
+	boot(t, all...)
+	for _, h := range all {
+		h.exec(t, "useradd", "--system", "--home-dir", debianData, "etcd")
+	}
+	return s, all
+}
+
+// debian puts one more host into the site, with its disk, switched off.
+func (s *site) debian(t testing.TB, root string, n int) *debian {
+	t.Helper()
 	h := &debian{host: s.place(t, fmt.Sprintf("h%d", n), network+strconv.Itoa(n+10)), etcd: etcdtest.Binary(t, "etcd", etcdtest.Latest)}
 	for _, d := range []string{"upper", "work", "root"} {
 		if err := os.MkdirAll(h.disk(d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(t, "mount", "-t", "overlay", "overlay", "-o", fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", root, h.disk("upper"), h.disk("work")), h.disk("root"))
+	disk := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", root, h.disk("upper"), h.disk("work"))
+	if err := syscall.Mount(h.ns, h.disk("root"), "overlay", 0, disk); err != nil {
+		t.Skipf("a disk for a host with systemd cannot be mounted here: overlay: %v", err)
+	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(h.disk("root"), syscall.MNT_DETACH); err != nil {
 			t.Errorf("unmount the disk of %s: %v", h.name, err)
@@ -112,9 +132,27 @@ func (s *site) addDebian(t testing.TB, root string) *debian {
 	h.file(t, "/etc/ssh/hostkey", string(secret), 0o600)
 	h.file(t, "/etc/ssh/authorized_keys", string(gossh.MarshalAuthorizedKey(s.key.PublicKey())), 0o644)
 	h.file(t, "/etc/ssh/sshd_config", "HostKey /etc/ssh/hostkey\nAuthorizedKeysFile /etc/ssh/authorized_keys\nUsePAM no\nUseDNS no\nMaxStartups 100\n", 0o644)
-	boot(t, h)
-	h.exec(t, "useradd", "--system", "--home-dir", debianData, "etcd")
+	h.file(t, "/var/log/journal/README", "the journal outlives a reboot\n", 0o644)
 	return h
+}
+
+// sweepDisks unmounts the disks that tests left that were killed.
+func sweepDisks(t testing.TB) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[2] != "overlay" || !strings.HasPrefix(fields[0], prefix) {
+			continue
+		}
+		owner, _, _ := strings.Cut(strings.TrimPrefix(fields[0], prefix), "-")
+		if _, err := os.Stat("/proc/" + owner); errors.Is(err, os.ErrNotExist) {
+			_ = syscall.Unmount(fields[1], syscall.MNT_DETACH) // another test may have been first
+		}
+	}
 }
 
 // file writes a file of the host's, which may be off.
@@ -152,6 +190,9 @@ func boot(t testing.TB, hosts ...*debian) {
 		until(t, h.name+" to boot", func() bool {
 			if !h.program.Running() {
 				console, _ := os.ReadFile(filepath.Join(h.dir, "console.log"))
+				if h.booted {
+					t.Fatalf("%s does not boot again: %s", h.name, console)
+				}
 				t.Skipf("a host with systemd does not boot here: %s", lastLine(string(console)))
 			}
 			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", h.program.PID())); err != nil || len(strings.Fields(string(b))) != 1 {
@@ -160,6 +201,7 @@ func boot(t testing.TB, hosts ...*debian) {
 			_, err := h.try(t, "systemctl", "is-active", "ssh")
 			return err == nil
 		})
+		h.booted = true
 	}
 }
 
