@@ -483,6 +483,14 @@ func TestServe(t *testing.T) {
 	if len(plans) != 3 {
 		t.Errorf("%d schedules are shown, want those of snapshot, verify and expire", len(plans))
 	}
+	type backup struct {
+		VerifiedAt *time.Time `json:"verified_at"`
+	}
+	var backups []backup
+	start(t, f.dir, nil, "-c", path, "-o", "json", "list", "c0").wait(t).exits(t, exitOK).decode(t, &backups)
+	if !slices.ContainsFunc(backups, func(b backup) bool { return b.VerifiedAt != nil }) {
+		t.Errorf("of %d backups none has a verdict of the scheduled verification", len(backups))
+	}
 	start(t, f.dir, nil, "-c", path, "schedules").wait(t).exits(t, exitOK, "c0", "c1", "snapshot", "@every 2s", "ok")
 	stages := map[string]bool{}
 	for line := range strings.Lines(r.stderr) {
