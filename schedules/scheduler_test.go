@@ -343,7 +343,7 @@ func TestDaylightSaving(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				ahead := at(t, c.from).Sub(time.Now())
+				ahead := time.Until(at(t, c.from))
 				now := func() time.Time { return time.Now().Add(ahead) }
 				var runs []string
 				scheduler(t, Scheduler{Now: now}, 48*time.Hour-time.Second, Job{Key: "dcs/snapshot", Schedule: mustParse(t, c.specs...), Last: ran(now()),
