@@ -14,5 +14,5 @@ func leasedAgent(c config.Agent) (*madeAgent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &madeAgent{name: c.Name(), agent: agent, deadline: l.Deadline}, nil
+	return &madeAgent{agent: agent, deadline: l.Deadline}, nil
 }

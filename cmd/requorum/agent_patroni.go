@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path"
 	"time"
 
 	"github.com/requorum/requorum/agents"
@@ -15,24 +14,23 @@ func patroniAgent(c config.Agent) (*madeAgent, error) {
 	if p == nil {
 		return nil, nil
 	}
-	name := path.Join(p.Namespace, p.Scope) // one scope's name may stand in two namespaces
 	o := patroni.Options{Scope: p.Scope, Namespace: p.Namespace}
 	for _, u := range p.REST {
 		o.REST = append(o.REST, string(u))
 	}
 	username, password, err := p.Credentials()
 	if err != nil {
-		return nil, fmt.Errorf("agent patroni %s: %w", name, err)
+		return nil, fmt.Errorf("agent patroni %s: %w", c.Name(), err)
 	}
 	o.Username, o.Password = username, password.Reveal()
 	if o.TLS, err = p.TLSConfig(time.Now); err != nil {
-		return nil, fmt.Errorf("agent patroni %s: %w", name, err)
+		return nil, fmt.Errorf("agent patroni %s: %w", c.Name(), err)
 	}
 	scope, err := patroni.New(o)
 	if err != nil {
 		return nil, err
 	}
-	return &madeAgent{name: name, agent: scope, deadline: p.Deadline}, nil
+	return &madeAgent{agent: scope, deadline: p.Deadline}, nil
 }
 
 // unconfiguredPatroni looks after Patroni scopes that nobody configured.

@@ -27,7 +27,6 @@ func agentKinds() []agentKind {
 
 // madeAgent is one configured agent.
 type madeAgent struct {
-	name     string // what tells it from others of its kind
 	agent    agents.Agent
 	deadline config.Duration // how long after etcd is healthy it may take
 }
@@ -47,7 +46,7 @@ func (t *target) agents() ([]agents.Configured, map[string]time.Duration, error)
 			if made == nil {
 				continue
 			}
-			name := c.Kind() + " " + made.name
+			name := c.Kind() + " " + c.Name()
 			all = append(all, agents.Configured{Name: name, Kind: c.Kind(), Agent: made.agent})
 			deadlines[name] = time.Duration(made.deadline)
 		}

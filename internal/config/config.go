@@ -162,39 +162,6 @@ type Service struct {
 	Allow     string   `key:"allow"`
 }
 
-// Agent is one kind of agent; exactly one field is set.
-type Agent struct {
-	Patroni    *Patroni    `key:"patroni"`
-	Leased     *Leased     `key:"leased"`
-	Kubernetes *Kubernetes `key:"kubernetes"`
-}
-
-// Patroni is one Patroni scope. Its Access is that of the REST API. Without REST the agents are found by the keys that they
-// registered.
-type Patroni struct {
-	Scope     string `key:"scope,required"`
-	Namespace string `key:"namespace" default:"/service"`
-	REST      []URL  `key:"rest" default:"(found in the backup)"`
-	Access
-	Deadline Duration `key:"deadline" default:"5m"`
-}
-
-// Leased is leased keys under a prefix that their owners register anew. With neither Count nor Expect they are
-// only reported.
-type Leased struct {
-	Prefix   KeyPrefix `key:"prefix,required"`
-	Count    int       `key:"count" default:"0"`
-	Expect   []string  `key:"expect"`
-	Deadline Duration  `key:"deadline" default:"2m"`
-}
-
-// Kubernetes is a Kubernetes control plane. Nodes is the share of nodes whose heartbeats must be renewed.
-type Kubernetes struct {
-	Prefix   KeyPrefix `key:"prefix" default:"/registry/"`
-	Nodes    Percent   `key:"nodes" default:"100%"`
-	Deadline Duration  `key:"deadline" default:"5m"`
-}
-
 // Store is one place for backups; exactly one field besides Name is set.
 type Store struct {
 	// Name is the key under stores.
@@ -274,32 +241,6 @@ func DefaultCluster() *Cluster {
 	c := &Cluster{}
 	applyDefaults(valueOf(c))
 	return c
-}
-
-// Kind is the agent's kind as it is written: patroni, leased or kubernetes; "" when none is set.
-func (a Agent) Kind() string {
-	switch {
-	case a.Patroni != nil:
-		return "patroni"
-	case a.Leased != nil:
-		return "leased"
-	case a.Kubernetes != nil:
-		return "kubernetes"
-	}
-	return ""
-}
-
-// Name tells agents of one kind apart: the scope, or the prefix of the keys.
-func (a Agent) Name() string {
-	switch {
-	case a.Patroni != nil:
-		return a.Patroni.Scope
-	case a.Leased != nil:
-		return string(a.Leased.Prefix)
-	case a.Kubernetes != nil:
-		return string(a.Kubernetes.Prefix)
-	}
-	return ""
 }
 
 // Cluster returns a cluster by name. The error names the clusters that there are. An empty name means the only
