@@ -83,8 +83,10 @@ func (p *place) ensureJournal(ctx context.Context, h *Host, plan *restore.Plan) 
 	if err != nil {
 		return err
 	}
+	// A service that is up without a database tries in vain to begin an empty member: no rollback helps it to.
+	running := len(use.processes) > 0 || use.active && p.holds()
 	return p.writeJournal(&restore.Journal{Format: restore.PlanFormat, Run: plan.Run, Plan: *plan,
-		Here: restore.Here{WasRunning: use.active || len(use.processes) > 0, Units: p.paths()}})
+		Here: restore.Here{WasRunning: running, Units: p.paths()}})
 }
 
 // record replaces the plan, which only ever grows.

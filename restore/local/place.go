@@ -75,6 +75,12 @@ func (p *place) db(unit string) string {
 	return filepath.Join(unit, "member", "snap", "db")
 }
 
+// holds says whether the member's data dir holds a database.
+func (p *place) holds() bool {
+	_, err := os.Stat(p.db(p.unitDir()))
+	return err == nil
+}
+
 func (p *place) marker() string { return filepath.Join(p.state, "inhibited") }
 
 // resolve follows symbolic links; the last element need not exist.

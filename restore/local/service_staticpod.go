@@ -286,7 +286,8 @@ func (s staticPod) heldCompanions() ([]string, error) {
 	return found, nil
 }
 
-// allow brings etcd back where the old data dir is in place: then everything is to be as it was. The new one waits for its start.
+// allow brings etcd back where the old data dir is in place: then everything is to be as it was. The new one waits for its start. Where there
+// is no old member either, the manifest stays held: the kubelet would begin an empty one at once.
 func (s staticPod) allow() error {
 	j, err := s.ownJournal()
 	if err != nil {
@@ -296,7 +297,7 @@ func (s staticPod) allow() error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(s.manifest); gone(err) && where != restore.PlaceOld {
+	if _, err := os.Stat(s.manifest); gone(err) && (where != restore.PlaceOld || !s.holds()) {
 		return nil
 	}
 	return s.release(s.manifest)
@@ -351,7 +352,7 @@ func (s staticPod) look(context.Context) (o outlook) {
 	p, err := readPod(path)
 	switch {
 	case gone(err):
-		o.problem("service", "%s is not there: correct service.static_pod of member %s, or bring the manifest back", s.manifest, s.member.Name)
+		o.problem("service", "%s is not there: correct service.static_pod of member %s, or bring the manifest back; what it starts is stopped and kept aside", s.manifest, s.member.Name)
 		return o
 	case err != nil:
 		o.problem("service", "%v", err)

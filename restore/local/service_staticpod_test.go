@@ -147,6 +147,26 @@ func TestManifestsMove(t *testing.T) {
 		r.must(restore.ActResume, restore.ActResume, restore.ActUnlock)
 		expect(t, "resumed", dir, files)
 	})
+	t.Run("rollback to nothing", func(t *testing.T) {
+		r, dir, files := newPods(t)
+		if err := os.RemoveAll(r.member.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		r.must(restore.ActLock)
+		if err := r.stage(plain); err != nil {
+			t.Fatal(err)
+		}
+		r.must(restore.ActInhibit, restore.ActStop, restore.ActExchange, restore.ActRevert, restore.ActDiscard, restore.ActAllow, restore.ActResume)
+		expect(t, "rolled back", dir, files, "etcd.yaml") // the kubelet would begin an empty member
+		if s := r.state(); s.Journal.Here.WasRunning {
+			t.Error("a pod that never had a database counts as having run")
+		}
+		if err := r.stage(plain); err != nil {
+			t.Fatal(err)
+		}
+		r.must(restore.ActInhibit, restore.ActStop, restore.ActExchange, restore.ActAllow, restore.ActStart, restore.ActResume)
+		expect(t, "restored after all", dir, files)
+	})
 	t.Run("rollback", func(t *testing.T) {
 		r, dir, files := newPods(t)
 		r.must(restore.ActLock)

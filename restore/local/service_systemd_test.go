@@ -157,6 +157,47 @@ func TestUnitStates(t *testing.T) {
 	}
 }
 
+// A start ends as soon as it is known how: ready, or failed with the last lines of the journal.
+func TestUnitStarts(t *testing.T) {
+	for _, c := range []struct{ text, says string }{
+		{"ActiveState=active\nSubState=running\n", ""},
+		{"ActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=2\n", "it is failed (exit-code), exit code 2"},
+		{"ActiveState=activating\nSubState=auto-restart\nResult=signal\n", "it is activating (signal)"},
+		{"ActiveState=inactive\nSubState=dead\nAssertResult=no\nConditionResult=yes\n", "a condition of the unit is not met"},
+		{"ActiveState=inactive\nSubState=dead\nConditionResult=no\n", "a condition of the unit is not met"},
+		{"ActiveState=inactive\nSubState=dead\nConditionResult=yes\nAssertResult=yes\nResult=success\n", "it is inactive (success)"},
+		{"ActiveState=inactive\nSubState=dead\nJob=17\nConditionResult=no\n", "after 2s it is still inactive"}, // it waits for another unit
+	} {
+		show(t, c.text)
+		journal(t, "member has no quorum")
+		p := &place{member: restore.Member{Name: "etcd1"}}
+		if strings.Contains(c.text, "Job=") {
+			p.member.Service.Timeout = 2 * time.Second
+		}
+		err := p.at("etcd").do(t.Context(), restore.ActStart)
+		if c.says == "" {
+			if err != nil {
+				t.Errorf("%q: %v", c.text, err)
+			}
+			continue
+		}
+		var h *restore.HostError
+		if !errors.As(err, &h) || !strings.Contains(h.What, c.says) || !strings.Contains(h.What, "member has no quorum") {
+			t.Errorf("%q: %v", c.text, err)
+		}
+	}
+}
+
+// journal makes a journalctl that says a line.
+func journal(t *testing.T, line string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "journalctl"), []byte("#!/bin/sh\necho '"+line+"'\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
 func TestSpans(t *testing.T) {
 	for text, want := range map[string]time.Duration{"1min 30s": 90 * time.Second, "500ms": 500 * time.Millisecond, "infinity": time.Hour, "": 0, "2h 5.5s": 2*time.Hour + 5500*time.Millisecond, "soon": 0, "5": 0} {
 		if got := parseSpan(text); got != want {
