@@ -77,6 +77,8 @@ type Options struct {
 	// Restore is how this cluster is restored. Source, members, agents, spool and progress are the drill's own.
 	Restore restore.Options
 	Host    restore.Host
+	// Secure, if there is one, makes the members' client URLs https: it puts what their TLS needs into the sandbox's directory.
+	Secure func(dir string) error
 	// Serve says how the member of a place is started and stopped: it must end when this process does.
 	Serve func(Place) restore.Service
 	// Open makes a client of the restored cluster.
@@ -219,6 +221,11 @@ func (d *drill) rehearse(ctx context.Context) (err error) {
 		box, err := newSandbox(d.Dir, d.ID, d.Names, d.QuotaBytes)
 		if err != nil {
 			return nil, err
+		}
+		if d.Secure != nil {
+			if err := box.secure(d.Secure); err != nil {
+				return nil, errors.Join(err, box.remove(ctx))
+			}
 		}
 		d.box = box
 		evidence := []string{fmt.Sprintf("%d members on loopback, etcd %s (%s)", len(box.places), d.Versions.Etcd, d.Settings.Program)}

@@ -92,6 +92,17 @@ func holdLock(path string) (*os.File, error) {
 	return nil, fmt.Errorf("lock the sandbox: another process holds %s", path)
 }
 
+// secure makes the clients' URLs https, with files that write puts into the sandbox.
+func (s *sandbox) secure(write func(dir string) error) error {
+	for i := range s.places {
+		s.places[i].ClientURL = "https" + strings.TrimPrefix(s.places[i].ClientURL, "http")
+	}
+	if err := write(s.dir); err != nil {
+		return fmt.Errorf("certificates for the sandbox: %w", err)
+	}
+	return nil
+}
+
 // urls are those of the clients.
 func (s *sandbox) urls() []string {
 	var all []string

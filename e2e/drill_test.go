@@ -363,6 +363,25 @@ func TestDrillWithAuthenticationAndOwnEtcd(t *testing.T) {
 	}
 }
 
+// A user whom etcd knows by a certificate alone is let into the sandbox too, by the same name.
+func TestDrillWithCertificatesAsUsers(t *testing.T) {
+	t.Parallel()
+	for _, binary := range []string{"", etcdtest.Binary(t, "etcd", etcdtest.V36)} {
+		s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1, TLS: true, Version: etcdtest.V36}})
+		s.fill(50, 200)
+		s.EnableAuth(t, "secret", etcdtest.User{Name: "client", Password: "unused", Root: true})
+		if binary != "" {
+			s.cluster = "    etcd_binary: " + binary + "\n"
+			s.configure()
+		}
+		s.backup()
+		if r := s.drill(exitOK, "--compare"); r.Content == nil || !r.Content.Auth || r.Content.Users != 2 || r.Compared == nil || r.Compared.Hash != "equal" {
+			t.Errorf("etcd %q: content %+v, compared %+v", binary, r.Content, r.Compared)
+		}
+		s.tornDown()
+	}
+}
+
 // A live drill stops and rebuilds real members, only where that is allowed and confirmed, and can be undone.
 func TestDrillLive(t *testing.T) {
 	t.Parallel()

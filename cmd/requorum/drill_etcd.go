@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/requorum/requorum/drills"
+	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/internal/member"
 	"github.com/requorum/requorum/storage/catalog"
@@ -41,12 +42,8 @@ type drillEtcd struct {
 
 var _ drills.Etcd = drillEtcd{}
 
-// openEtcd connects with the cluster's credentials.
-func (t *target) openEtcd(ctx context.Context, endpoints []string, seed maphash.Seed) (drillEtcd, error) {
-	conn, err := t.connection(t.cluster.Connection)
-	if err != nil {
-		return drillEtcd{}, err
-	}
+// openEtcd connects to the endpoints, in all else as conn says.
+func openEtcd(ctx context.Context, conn cluster.Options, endpoints []string, seed maphash.Seed) (drillEtcd, error) {
 	o := clientv3.Config{Context: ctx, Endpoints: endpoints, DialTimeout: drillDial, Username: conn.Username, Password: conn.Password, Logger: zap.NewNop()}
 	if strings.HasPrefix(endpoints[0], "https://") {
 		o.TLS = conn.TLS
@@ -203,15 +200,24 @@ type untouched struct {
 	process *member.Process
 }
 
+// untouchedOptions say where an untouched backup comes from, where it is served, and who may ask it.
+type untouchedOptions struct {
+	repo   *repository.Repository
+	dir    string
+	conn   cluster.Options
+	secure *sandboxTLS // nil: plain
+	seed   maphash.Seed
+}
+
 // serveUntouched fetches a backup anew and starts etcd on it.
-func (t *target) serveUntouched(ctx context.Context, repo *repository.Repository, dir string, snap catalog.Snapshot, m catalog.Manifest, seed maphash.Seed) (_ drills.Untouched, err error) {
-	path, data := filepath.Join(dir, "untouched.db"), filepath.Join(dir, "untouched")
+func serveUntouched(ctx context.Context, o untouchedOptions, snap catalog.Snapshot, m catalog.Manifest) (_ drills.Untouched, err error) {
+	path, data := filepath.Join(o.dir, "untouched.db"), filepath.Join(o.dir, "untouched")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := repo.Fetch(ctx, snap, m, f, func(int64) {}); err != nil {
+	if err := o.repo.Fetch(ctx, snap, m, f, func(int64) {}); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(path); err != nil { // what is open stays readable
@@ -224,10 +230,14 @@ func (t *target) serveUntouched(ctx context.Context, repo *repository.Repository
 		return nil, err
 	}
 	u := &untouched{}
-	if u.process, err = member.Start(ctx, member.Options{Name: "alone", DataDir: data, Tick: 10 * time.Millisecond, QuotaBytes: -1, NoFsync: true}); err != nil {
+	server := member.Options{Name: "alone", DataDir: data, Tick: 10 * time.Millisecond, QuotaBytes: -1, NoFsync: true}
+	if o.secure != nil {
+		server.TLS = &o.secure.files
+	}
+	if u.process, err = member.Start(ctx, server); err != nil {
 		return nil, err
 	}
-	if u.drillEtcd, err = t.openEtcd(ctx, []string{u.process.Endpoint()}, seed); err != nil {
+	if u.drillEtcd, err = openEtcd(ctx, o.conn, []string{u.process.Endpoint()}, o.seed); err != nil {
 		u.process.Kill()
 		return nil, err
 	}

@@ -77,6 +77,16 @@ func (t *target) drillOptions(ctx context.Context, f drillFlags, how, id string)
 	if err != nil {
 		return drills.Options{}, fmt.Errorf("finding this program's own file, to start members with: %w", err)
 	}
+	conn.DialTimeout = drillDial
+	login := restore.Credentials{Username: conn.Username, Password: conn.Password, CommonName: commonName(conn.TLS)}
+	conn.TLS = nil // the sandbox is plain, unless etcd knows its clients by their certificates
+	var secure *sandboxTLS
+	if login.Username == "" && login.CommonName != "" {
+		if secure, err = newSandboxTLS(login.CommonName); err != nil {
+			return drills.Options{}, fmt.Errorf("certificates for the sandbox: %w", err)
+		}
+		conn.TLS = secure.client
+	}
 	seed := maphash.MakeSeed()
 	binary := string(t.cluster.EtcdBinary)
 	if binary != "" {
@@ -88,14 +98,22 @@ func (t *target) drillOptions(ctx context.Context, f drillFlags, how, id string)
 	o := drills.Options{
 		Common: common, At: f.at, QuotaBytes: int64(t.cluster.Thresholds.Quota), Dir: string(t.cfg.SpoolDir), Host: local.New(local.Options{Log: t.log()}),
 		Restore: restore.Options{
-			Owner: owner(), Connect: t.dialTo, Credentials: restore.Credentials{Username: conn.Username, Password: conn.Password},
+			Owner: owner(), Credentials: login,
+			Connect: func(endpoints []string) (*cluster.Client, error) {
+				own := conn
+				own.Endpoints = endpoints
+				return cluster.Dial(own)
+			},
 			Predict: predict, Replay: member.Replay, Command: t.command(), Version: version, AgentOptions: agents.Options{KeepPrefixes: prefixes(t.cluster.KeepLeased)},
 		},
-		Serve: func(p drills.Place) restore.Service { return sandboxService(self, binary, p) },
-		Open:  func(endpoints []string) (drills.Etcd, error) { return t.openEtcd(ctx, endpoints, seed) },
+		Serve: func(p drills.Place) restore.Service { return sandboxService(self, binary, secure, p) },
+		Open:  func(endpoints []string) (drills.Etcd, error) { return openEtcd(ctx, conn, endpoints, seed) },
 		Untouched: func(ctx context.Context, dir string, snap catalog.Snapshot, m catalog.Manifest) (drills.Untouched, error) {
-			return t.serveUntouched(ctx, repo, dir, snap, m, seed)
+			return serveUntouched(ctx, untouchedOptions{repo: repo, dir: dir, conn: conn, secure: secure, seed: seed}, snap, m)
 		},
+	}
+	if secure != nil {
+		o.Secure = secure.write
 	}
 	for _, m := range t.cluster.Members {
 		o.Names = append(o.Names, m.Name)
@@ -139,13 +157,19 @@ func (t *target) rehearsed() ([]drills.Rehearsed, error) {
 }
 
 // sandboxService starts and stops the member of a place. What it starts ends with this process.
-func sandboxService(self, binary string, p drills.Place) restore.Service {
+func sandboxService(self, binary string, secure *sandboxTLS, p drills.Place) restore.Service {
 	q := shellQuote
 	program := []string{q(self), "member", "--name", q(p.Name), "--data-dir", q(p.DataDir), "--listen-client", p.ClientURL, "--listen-peer", p.PeerURL,
 		"--initial-cluster", q(p.InitialCluster), "--log-file", q(filepath.Join(p.Dir, "etcd.log"))}
 	if binary != "" {
 		program = []string{q(binary), "--name", q(p.Name), "--data-dir", q(p.DataDir), "--listen-client-urls", p.ClientURL, "--advertise-client-urls", p.ClientURL,
 			"--listen-peer-urls", p.PeerURL, "--initial-advertise-peer-urls", p.PeerURL, "--initial-cluster", q(p.InitialCluster)}
+	}
+	if secure != nil {
+		program = append(program, "--cert-file", q(secure.files.Cert), "--key-file", q(secure.files.Key), "--trusted-ca-file", q(secure.files.CA))
+		if binary != "" {
+			program = append(program, "--client-cert-auth")
+		}
 	}
 	quota := p.QuotaBytes
 	if quota == 0 {
@@ -193,7 +217,11 @@ func (t *target) compareRunning(ctx context.Context, m catalog.Manifest) (drills
 		return drills.Comparison{}, &cluster.Unusable{Rejected: rejected}
 	}
 	member := usable[0] // a follower where there is one
-	etcd, err := t.openEtcd(ctx, []string{member.Endpoint}, maphash.MakeSeed())
+	conn, err := t.connection(t.cluster.Connection)
+	if err != nil {
+		return drills.Comparison{}, err
+	}
+	etcd, err := openEtcd(ctx, conn, []string{member.Endpoint}, maphash.MakeSeed())
 	if err != nil {
 		return drills.Comparison{}, err
 	}

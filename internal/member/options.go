@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
@@ -23,6 +24,8 @@ type Options struct {
 	// InitialCluster, "name=url,…", and Token found a cluster when DataDir holds none. Empty: this member alone.
 	InitialCluster, Token string
 
+	TLS *TLS // of the clients' side; nil: plain
+
 	ForceNewCluster bool // a cluster of this member alone, from its data
 
 	Tick       time.Duration // heartbeat interval; the election timeout is ten times as long. 0: 100 ms
@@ -30,6 +33,9 @@ type Options struct {
 	NoFsync    bool          // for data that may be lost
 	LogFile    string        // where the server logs; empty: DataDir with ".log" appended
 }
+
+// TLS are the files with which a member serves https and asks its clients for certificates. ListenClient must say https, or be empty.
+type TLS struct{ CA, Cert, Key string }
 
 func (o Options) withDefaults() (Options, error) {
 	if o.Name == "" {
@@ -43,6 +49,9 @@ func (o Options) withDefaults() (Options, error) {
 			free, err := freeURL()
 			if err != nil {
 				return o, fmt.Errorf("etcd member %s: find a free port: %w", o.Name, err)
+			}
+			if o.TLS != nil && listen == &o.ListenClient {
+				free = "https" + strings.TrimPrefix(free, "http")
 			}
 			*listen = free
 		}
@@ -80,6 +89,9 @@ func (o Options) config() (*embed.Config, error) {
 	c.AdvertiseClientUrls = c.ListenClientUrls
 	if c.AdvertisePeerUrls = c.ListenPeerUrls; o.ListenPeer != nowhere {
 		c.InitialCluster = o.InitialCluster
+	}
+	if o.TLS != nil {
+		c.ClientTLSInfo = transport.TLSInfo{CertFile: o.TLS.Cert, KeyFile: o.TLS.Key, TrustedCAFile: o.TLS.CA, ClientCertAuth: true}
 	}
 	if o.Token != "" {
 		c.InitialClusterToken = o.Token
