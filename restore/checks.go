@@ -65,6 +65,15 @@ func (r *Restorer) checks(o *observed, src *source) (checks []Check, refusals []
 	for _, p := range r.TLSProblems {
 		checks = append(checks, Check{Name: "tls files", Status: CheckFailed, Detail: p})
 	}
+	size := int64(0)
+	if src != nil {
+		size = src.size
+	}
+	return append(checks, r.hostChecks(o, size)...), refusals
+}
+
+// hostChecks looks at every host where a member is to be built whose database has size bytes, 0 if that is not known yet.
+func (r *Restorer) hostChecks(o *observed, size int64) (checks []Check) {
 	for _, m := range r.targets() {
 		s, ok := o.states[m.Name]
 		if !ok {
@@ -81,12 +90,12 @@ func (r *Restorer) checks(o *observed, src *source) (checks []Check, refusals []
 			checks = append(checks, Check{Name: p.Check, Member: m.Name, Status: status, Detail: p.Detail})
 		}
 		checks = append(checks, flagChecks(m.Member, s)...)
-		if src != nil {
-			checks = append(checks, r.spaceChecks(o, m, src.size)...)
-			checks = append(checks, quotaCheck(m.Name, s, src.size))
+		if size > 0 {
+			checks = append(checks, r.spaceChecks(o, m, size)...)
+			checks = append(checks, quotaCheck(m.Name, s, size))
 		}
 	}
-	return checks, refusals
+	return checks
 }
 
 // checkDown refuses to replace a cluster that lives, or one of which nobody knows.
@@ -100,7 +109,7 @@ func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusa
 		}
 		refusals = append(refusals, agents.Refusal{
 			What: fmt.Sprintf("cluster %s is healthy: it serves reads with a quorum at %s", r.Cluster, strings.Join(o.healthy, ", ")),
-			Risk: "everything written since the backup is lost, and its clients see a cut; a single lost member is replaced instead, while the others serve on: " + r.command("replace-member", lost) + "",
+			Risk: "everything written since the backup is lost, and its clients see a cut; a single lost member is replaced instead, while the others serve on: " + r.command("replace-member", lost),
 			Flag: "--replace-healthy " + r.Cluster,
 		})
 	}

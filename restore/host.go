@@ -160,6 +160,15 @@ type StageRequest struct {
 	Token          string              `json:"token"`
 	Size           int64               `json:"size"`   // of the database, in bytes
 	SHA256         string              `json:"sha256"` // of the database, hex
+	// Join stages no database but the identity of a member that a running cluster has added; db is not read then, and of the fields above
+	// only SHA256 counts, as a name for what is staged.
+	Join *Join `json:"join,omitempty"`
+}
+
+// Join is the identity of a member that a running cluster has added.
+type Join struct {
+	ClusterID string `json:"cluster_id"` // 16 hex digits
+	MemberID  string `json:"member_id"`  // 16 hex digits
 }
 
 // A FetchRequest names the data dir to read from: the one kept by the run Before, or the member's
@@ -320,7 +329,7 @@ type Unit struct {
 type Staged struct {
 	SHA256 string      `json:"sha256"`
 	Boot   string      `json:"boot"`
-	DB     string      `json:"db"` // path of the database in its unit, as in Files
+	DB     string      `json:"db"` // path of the database in its unit, as in Files; empty with Join
 	Files  []FileStamp `json:"files"`
 }
 

@@ -27,7 +27,7 @@ type Options struct {
 	At, From       string
 	Without        []string // members left out
 	Fenced         []string // members that are surely powered off
-	ReplaceHealthy string   // the cluster's name
+	ReplaceHealthy string   // the cluster's name; set after [New] to a member's for [Restorer.ReplaceMember]
 	DiscardWrites  bool     // a rollback may give up what clients wrote since
 	Resume         bool     // there must be an unfinished run to go on with
 	TakeOver       string   // the run whose dead owner's locks may be taken

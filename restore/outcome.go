@@ -9,8 +9,12 @@ import (
 
 // outcome is the end of a run that did all its steps.
 func (x *execution) outcome() (Report, error) {
-	if len(x.plan.Without) > 0 {
-		x.partly = append(x.partly, fmt.Sprintf("%s left out; add them later with etcdctl member add", strings.Join(x.plan.Without, ", ")))
+	if len(x.plan.Without) > 0 && x.plan.Kind != PlanReplace {
+		var later []string
+		for _, name := range x.plan.Without {
+			later = append(later, x.command("replace-member", name))
+		}
+		x.partly = append(x.partly, fmt.Sprintf("%s left out; add them later with %s", strings.Join(x.plan.Without, ", "), strings.Join(later, " and ")))
 	}
 	report := x.report(nil)
 	switch {
@@ -53,6 +57,9 @@ func (x *execution) stopped(ctx context.Context, at StepKind, err error) (Report
 
 // next are the commands that lead on from here.
 func (x *execution) next() []string {
+	if x.plan.Kind == PlanReplace && !x.reverting() {
+		return x.nextOfReplace()
+	}
 	flags := x.flags()
 	back := x.command("rollback", flags...)
 	if x.reverting() {
@@ -139,6 +146,9 @@ func (x *execution) report(failure error) Report {
 	until := p.Started
 	if p.LastServed.Time.After(p.Source.Time) {
 		until, r.RPOBasis = p.LastServed.Time, p.LastServed.Basis
+	}
+	if p.Kind == PlanReplace {
+		until, r.RPOBasis = p.Source.Time, "the cluster serves all the while"
 	}
 	if p.Source.Kind == "survivor" {
 		until, r.RPOBasis = p.Source.Time, "the freshest member's own raft log, restored to its last entry"

@@ -20,6 +20,7 @@ type PlanKind string
 const (
 	PlanRestore  PlanKind = "restore"
 	PlanRollback PlanKind = "rollback"
+	PlanReplace  PlanKind = "replace" // of one member of a cluster that serves on
 )
 
 // A Plan is everything that a run will do and has done, as data. It is complete before the
@@ -56,6 +57,7 @@ type Plan struct {
 	// Abandoned says that a rollback of this run has begun: it is not gone on with.
 	Abandoned bool      `json:"abandoned,omitempty"`
 	Discards  *Discards `json:"discards,omitempty"` // with a rollback of a started cluster
+	Replace   *Replace  `json:"replace,omitempty"`  // with PlanReplace; Members is the one to be replaced
 
 	Steps []Step `json:"steps"`
 }
@@ -192,6 +194,10 @@ const (
 	StepStage    StepKind = "stage"    // build the new dirs beside the old ones
 	StepStop     StepKind = "stop"     // starts forbidden, processes gone, ports closed
 	StepGate     StepKind = "gate"     // ask the agents once more, for the baseline
+	StepRemove   StepKind = "remove"   // replace: the cluster forgets the lost member
+	StepAdd      StepKind = "add"      // replace: the cluster gets a learner in its place
+	StepJoin     StepKind = "join"     // replace: its identity is staged
+	StepPromote  StepKind = "promote"  // replace: it gets its vote when it has caught up
 	StepExchange StepKind = "exchange" // the new dirs take the old ones' place
 	StepAllow    StepKind = "allow"    // starts are allowed again
 	StepStart    StepKind = "start"

@@ -38,13 +38,16 @@ func (r *Restorer) refuseUnfinished(ctx context.Context) error {
 
 // unfinished is the error of a command that cannot begin because an earlier run has not ended.
 func (r *Restorer) unfinished(last *HostRun) error {
-	verb := "restore"
+	on, undo := r.command("restore"), r.command("rollback")
+	if last.Plan.Kind == PlanReplace {
+		on = r.command("replace-member", last.Plan.Replace.Member)
+	}
 	if last.Plan.Kind == PlanRollback || last.Plan.Abandoned {
-		verb = "rollback"
+		on = undo
 	}
 	err := fmt.Errorf("run %s, a %s of %s begun at %s, is unfinished (%d of %d steps done): go on with %q, or undo it with %q",
 		last.Plan.Run, last.Plan.Kind, last.Plan.Source.ID, stamp(last.Plan.Started), last.Plan.progress(), len(last.Plan.Steps),
-		r.command(verb), r.command("rollback"))
+		on, undo)
 	if last.Lock != nil && !last.LockDead {
 		return &LockedError{Member: last.Members[0], Lock: *last.Lock, Age: r.Now().Sub(last.Lock.Heartbeat)}
 	}
@@ -246,6 +249,10 @@ func (p Plan) Text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("%s of cluster %s (run %s)", p.Kind, p.Cluster, p.Run)
+	if p.Replace != nil {
+		p.replaceText(line)
+		return b.String()
+	}
 	line("  source      %s %s, revision %d, of %s%s", p.Source.Kind, p.Source.ID, p.Source.Revision, stamp(p.Source.Time), parens(p.Source.Note))
 	for _, row := range p.Source.Table() {
 		line("              %s", row)

@@ -184,6 +184,14 @@ func (r *Restorer) does(kind StepKind) string {
 		return "forbid starts, stop every member, wait until processes are gone and ports are closed"
 	case StepGate:
 		return "ask the agents once more where they stand"
+	case StepRemove:
+		return "remove the lost member from the cluster, which serves on"
+	case StepAdd:
+		return "add a learner in its place: a member without a vote"
+	case StepJoin:
+		return "stage its identity; the leader sends it the rest"
+	case StepPromote:
+		return "wait until it has caught up, and give it its vote"
 	case StepExchange:
 		return "exchange the data dirs; the old ones are kept"
 	case StepAllow:

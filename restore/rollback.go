@@ -23,6 +23,11 @@ func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 	}
 	plan := last.Plan
 	r.Without = plan.Without
+	if plan.Kind == PlanReplace {
+		if err := r.replaceUndone(plan, last.Ended); err != nil {
+			return Report{}, err
+		}
+	}
 	switch {
 	case !last.Ended && plan.at(StepRevert) != nil:
 		return r.revertRun(ctx, plan, begun, true)

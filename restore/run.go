@@ -84,7 +84,7 @@ func (x *execution) confirmed(ctx context.Context) (Report, error) {
 // resume goes on with an unfinished run.
 func (r *Restorer) resume(ctx context.Context, last *HostRun, begun time.Time) (Report, error) {
 	plan := last.Plan
-	if plan.Kind == PlanRollback || plan.Abandoned ||
+	if plan.Kind != PlanRestore || plan.Abandoned ||
 		r.At != "" && r.At != plan.Request.At && r.At != plan.Source.ID || r.From != "" && r.From != plan.Request.From {
 		return Report{}, r.unfinished(last)
 	}
@@ -160,7 +160,7 @@ func (x *execution) take(ctx context.Context, step *Step) error {
 	x.Progress.Start(string(step.Kind), 0)
 	detail, err := x.do(ctx, step)
 	switch step.Kind {
-	case StepStage, StepExchange, StepAllow, StepStart, StepRevert, StepDiscard:
+	case StepStage, StepJoin, StepExchange, StepAllow, StepStart, StepRevert, StepDiscard:
 		x.states = nil
 	}
 	step.Seconds += x.Now().Sub(begun).Seconds()
@@ -192,7 +192,18 @@ func (x *execution) do(ctx context.Context, step *Step) (detail string, err erro
 		return "", x.allow(ctx)
 	case StepStart:
 		return "", x.start(ctx, step)
+	case StepRemove:
+		return x.removeMember(ctx)
+	case StepAdd:
+		return x.addLearner(ctx)
+	case StepJoin:
+		return "", x.stageIdentity(ctx)
+	case StepPromote:
+		return x.promote(ctx)
 	case StepProve:
+		if x.plan.Replace != nil {
+			return x.proveReplaced(ctx)
+		}
 		return x.prove(ctx)
 	case StepResume:
 		return "", x.applyAll(ctx, ActResume)

@@ -28,7 +28,7 @@ type account struct {
 	end   context.CancelFunc
 }
 
-// write puts keys from many writers at once until they are told otherwise, or told nothing more by etcd.
+// write puts keys from many writers at once until they are told otherwise.
 func (b *bed) write(writers int) *account {
 	b.t.Helper()
 	ctx, cancel := context.WithCancel(b.t.Context())
@@ -38,11 +38,18 @@ func (b *bed) write(writers int) *account {
 		a.done.Go(func() {
 			for n := 0; ; n++ {
 				key, value := fmt.Sprintf("/acked/%d/%d", w, n), fmt.Sprintf("value %d of %d %s", n, w, strings.Repeat("x", n%300))
-				ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-				_, err := client.Put(ctx, key, value)
+				attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+				_, err := client.Put(attempt, key, value)
 				cancel()
-				if err != nil {
+				if ctx.Err() != nil {
 					return
+				}
+				if err != nil { // an election, or the end
+					select {
+					case <-ctx.Done():
+					case <-time.After(20 * time.Millisecond):
+					}
+					continue
 				}
 				a.mu.Lock()
 				a.acked[key] = value

@@ -224,7 +224,11 @@ func prefixes(keys []config.KeyPrefix) []string {
 func (t *target) confirm(ctx context.Context, plan restore.Plan) (bool, error) {
 	t.showPlan(plan)
 	if !isTerminal(t.in) {
-		return false, usage("a %s changes every member of %s and must be confirmed: there is no terminal to ask on, so give --yes", plan.Kind, t.cluster.Name)
+		what := "every member"
+		if plan.Replace != nil {
+			what = "member " + plan.Replace.Member
+		}
+		return false, usage("a %s changes %s of %s and must be confirmed: there is no terminal to ask on, so give --yes", plan.Kind, what, t.cluster.Name)
 	}
 	fmt.Fprintf(t.err, "\nType the name of the cluster to go on: ")
 	answer := make(chan string, 1)
@@ -320,6 +324,10 @@ func (t *target) restored(report restore.Report, err error) error {
 
 func (t *target) showPlan(p restore.Plan) {
 	w := func(format string, args ...any) { fmt.Fprintf(t.err, format+"\n", args...) }
+	if p.Replace != nil {
+		fmt.Fprint(t.err, p.Text())
+		return
+	}
 	w("%s of cluster %s, run %s", p.Kind, p.Cluster, p.Run)
 	w("  source    %s %s, revision %d of %s, from %s", p.Source.Kind, p.Source.ID, p.Source.Revision, p.Source.Time.Format(time.RFC3339), p.Source.Where)
 	if p.Source.Note != "" {
@@ -364,11 +372,13 @@ func (t *target) showReport(r restore.Report) {
 		outcome = "NOT OK"
 	}
 	w("%s %s: %s", r.Kind, r.Run, outcome)
-	w("  source   %s %s, revision %d of %s", r.Source.Kind, r.Source.ID, r.Source.Revision, r.Source.Time.Format(time.RFC3339))
+	if r.Kind != restore.PlanReplace {
+		w("  source   %s %s, revision %d of %s", r.Source.Kind, r.Source.ID, r.Source.Revision, r.Source.Time.Format(time.RFC3339))
+	}
 	reverted := slices.ContainsFunc(r.Stages, func(s restore.ReportStage) bool { return s.Name == string(restore.StepRevert) })
 	proven := r.HealthySeconds > 0
 	switch {
-	case reverted: // nothing was opened
+	case reverted, r.Kind == restore.PlanReplace: // nothing was opened
 	case proven:
 		w("  opened   at revision %d, cluster id %s", r.TargetRevision, orUnknown(r.ClusterID))
 		for _, g := range r.Ghosts {
@@ -405,7 +415,7 @@ func (t *target) showReport(r restore.Report) {
 			w("  stage    %-9s %.2f s", s.Name, s.Seconds)
 		}
 	}
-	if proven {
+	if proven && r.Kind != restore.PlanReplace {
 		w("  RPO      %.1f s (%s)", r.RPOSeconds, r.RPOBasis)
 		w("  RTO      %.1f s; etcd proven after %.1f s", r.RTOSeconds, r.HealthySeconds)
 	}

@@ -66,7 +66,7 @@ func newRoot(a *app) *cobra.Command {
 		{"try", "Try it:", []*cobra.Command{newDemoCommand(a)}},
 		{"backups", "Backups:", []*cobra.Command{newBackupCommand(a), newListCommand(a), newShowCommand(a), newVerifyCommand(a),
 			newExpireCommand(a), newCopyCommand(a), newExportCommand(a), newImportCommand(a)}},
-		{"restore", "Restore:", []*cobra.Command{newRestoreCommand(a), newRollbackCommand(a), newRunsCommand(a)}},
+		{"restore", "Restore:", []*cobra.Command{newRestoreCommand(a), newRollbackCommand(a), newReplaceMemberCommand(a), newRunsCommand(a)}},
 		{"watch", "Look after:", []*cobra.Command{newServeCommand(a), newCheckCommand(a), newDrillCommand(a), newDrillsCommand(a), newSchedulesCommand(a)}},
 		{"setup", "Set up:", []*cobra.Command{newConfigCommand(a), newKeygenCommand(a), newVersionCommand(a)}},
 	}

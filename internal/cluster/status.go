@@ -209,9 +209,12 @@ func askMembers(ctx context.Context, e *endpoint) ([]Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []Member
-	for _, m := range answer.Members {
+	return listed(answer.Members), nil
+}
+
+func listed(members []*pb.Member) (out []Member) {
+	for _, m := range members {
 		out = append(out, Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.IsLearner})
 	}
-	return out, nil
+	return out
 }

@@ -249,7 +249,7 @@ func (p *place) intact(ctx context.Context, here restore.Here) (bool, string, er
 	for _, extra := range now {
 		return false, filepath.Join(roots[extra.Unit], extra.Path) + " is new", nil
 	}
-	if boot := bootID(); boot != here.Staged.Boot {
+	if boot := bootID(); boot != here.Staged.Boot && here.Staged.DB != "" {
 		// The machine went down since: what was durable is to be seen, not believed.
 		sum, err := hashFile(ctx, filepath.Join(roots[0], here.Staged.DB))
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -104,12 +105,27 @@ func (p *place) build(ctx context.Context, req restore.StageRequest, db io.Reade
 			return err
 		}
 	}
-	return p.describe(req.SHA256, units, here)
+	return p.describe(req, units, here)
+}
+
+// join builds the data dir of a member that a cluster has added.
+func join(dir dbfile.MemberDir, who restore.Join) error {
+	ids := [2]uint64{}
+	for i, text := range []string{who.ClusterID, who.MemberID} {
+		var err error
+		if ids[i], err = strconv.ParseUint(text, 16, 64); err != nil {
+			return fmt.Errorf("id %q: %w", text, err)
+		}
+	}
+	return dbfile.StageJoining(dir, ids[0], ids[1])
 }
 
 // fill builds the data dir and makes sure that its database is the announced one. A file is copied by the kernel, and compared
 // by size: both are on this machine.
 func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, req restore.StageRequest) error {
+	if req.Join != nil {
+		return join(dir, *req.Join)
+	}
 	if f, ok := db.(*os.File); ok {
 		if info, err := f.Stat(); err != nil {
 			return err
@@ -136,7 +152,7 @@ func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, re
 }
 
 // describe records the staged units.
-func (p *place) describe(sum string, units []restore.Unit, here *restore.Here) error {
+func (p *place) describe(req restore.StageRequest, units []restore.Unit, here *restore.Here) error {
 	var roots []string
 	for i := range units {
 		id, err := identify(units[i].Staged)
@@ -153,12 +169,13 @@ func (p *place) describe(sum string, units []restore.Unit, here *restore.Here) e
 	if err != nil {
 		return err
 	}
-	db, err := filepath.Rel(units[0].Staged, p.db(units[0].Staged))
-	if err != nil {
-		return err
-	}
 	here.Units = units
-	here.Staged = &restore.Staged{SHA256: sum, Boot: bootID(), DB: db, Files: files}
+	here.Staged = &restore.Staged{SHA256: req.SHA256, Boot: bootID(), Files: files}
+	if req.Join == nil {
+		if here.Staged.DB, err = filepath.Rel(units[0].Staged, p.db(units[0].Staged)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
