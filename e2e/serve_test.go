@@ -418,6 +418,16 @@ func TestServe(t *testing.T) {
 	if _, alerts := ask("GET", "/api/v1/alerts", token); strings.Contains(alerts, "reload") {
 		t.Errorf("the refused reload is still told of: %s", alerts)
 	}
+	// What only a new start can bring in is said, until it is taken back.
+	f.config("one", strings.Replace(serve, fmt.Sprint(port), fmt.Sprint(etcdtest.FreePort(t)), 1))
+	c.signal(t, syscall.SIGHUP)
+	says("/api/v1/alerts", "restart_needed")
+	f.config("one", strings.Replace(serve, "watch: 1s", "watch: 2s, grace: 50s, runs_at_once: 3", 1))
+	c.signal(t, syscall.SIGHUP)
+	until(t, "the end of that alert", func() bool {
+		code, alerts := ask("GET", "/api/v1/alerts", token)
+		return code == http.StatusOK && !strings.Contains(alerts, "restart_needed")
+	})
 	if code, body := ask("POST", "/api/v1/clusters/c9/backup", token); code != http.StatusNotFound {
 		t.Errorf("a backup of an unknown cluster: %d %s", code, body)
 	}
@@ -492,6 +502,9 @@ func TestServe(t *testing.T) {
 		t.Errorf("of %d backups none has a verdict of the scheduled verification", len(backups))
 	}
 	start(t, f.dir, nil, "-c", path, "schedules").wait(t).exits(t, exitOK, "c0", "c1", "snapshot", "@every 2s", "ok")
+	if !strings.Contains(r.stderr, `"msg":"stopping","grace":50000000000`) {
+		t.Error("it does not stop with the grace time of the last reload")
+	}
 	stages := map[string]bool{}
 	for line := range strings.Lines(r.stderr) {
 		var v struct{ Msg, Cluster, Run, Stage string }

@@ -66,21 +66,28 @@ func (a *app) serveLog(format string) (*slog.Logger, error) {
 	return nil, usage("--log-format %s: the format is text or json", format)
 }
 
+// loadServe reads the configuration as the flags change it.
+func (a *app) loadServe(f serveFlags) (*config.Config, error) {
+	cfg, err := a.load()
+	if err != nil || f.listen == "" {
+		return cfg, err
+	}
+	if err := cfg.Serve.Guard(f.listen); err != nil {
+		return nil, usage("--listen %v", err)
+	}
+	cfg.Serve.Listen = f.listen
+	return cfg, nil
+}
+
 func (a *app) serve(ctx context.Context, f serveFlags) error {
 	log, err := a.serveLog(f.logFormat)
 	if err != nil {
 		return err
 	}
 	a.logger = log
-	cfg, err := a.load()
+	cfg, err := a.loadServe(f)
 	if err != nil {
 		return err
-	}
-	if f.listen != "" {
-		if err := cfg.Serve.Guard(f.listen); err != nil {
-			return usage("--listen %v", err)
-		}
-		cfg.Serve.Listen = f.listen
 	}
 	tell, err := newTelling(a, cfg)
 	if err != nil {
@@ -117,7 +124,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		svc.Run(ctx, clusters)
 	}()
 	log.Info("serving", "clusters", len(clusters), "version", version, "configuration", cfg.File)
-	a.steer(ctx, svc, cfg, tell)
+	a.steer(ctx, svc, f, cfg, tell)
 	<-ended
 	silence()
 	<-told
@@ -126,7 +133,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 }
 
 // steer answers signals and systemd until ctx ends.
-func (a *app) steer(ctx context.Context, svc *service.Service, cfg *config.Config, tell *telling) {
+func (a *app) steer(ctx context.Context, svc *service.Service, f serveFlags, cfg *config.Config, tell *telling) {
 	manager := systemd{log: a.log()}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -151,15 +158,15 @@ func (a *app) steer(ctx context.Context, svc *service.Service, cfg *config.Confi
 			manager.alive()
 		case <-hup:
 			manager.reloading()
-			a.reload(ctx, svc, cfg, tell)
+			a.reload(ctx, svc, f, cfg, tell)
 			manager.ready()
 		}
 	}
 }
 
 // reload reads the configuration again. running is the one that serve began with.
-func (a *app) reload(ctx context.Context, svc *service.Service, running *config.Config, tell *telling) {
-	cfg, err := a.load()
+func (a *app) reload(ctx context.Context, svc *service.Service, f serveFlags, running *config.Config, tell *telling) {
+	cfg, err := a.loadServe(f)
 	var clusters []service.Cluster
 	var heard listeners
 	if err == nil {
@@ -177,7 +184,6 @@ func (a *app) reload(ctx context.Context, svc *service.Service, running *config.
 	svc.Clear("reload")
 	before := running.Serve
 	before.Watch, before.RunsAtOnce, before.Grace = cfg.Serve.Watch, cfg.Serve.RunsAtOnce, cfg.Serve.Grace // hold at once
-	cfg.Serve.Listen = running.Serve.Listen                                                                // which --listen may have said
 	if !reflect.DeepEqual(cfg.Serve, before) || !reflect.DeepEqual(cfg.Election, running.Election) {
 		svc.Raise("restart", service.Problem{Name: service.RestartNeeded, Severity: service.Warning, What: "election, or where and how serve listens, has changed in the configuration: that holds from the next start on",
 			Advice: "restart serve when it suits"})
