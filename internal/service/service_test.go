@@ -437,6 +437,25 @@ func TestWatching(t *testing.T) {
 	})
 }
 
+// A cluster that cannot be watched now, since a certificate is away, is watched when it can be.
+func TestWatchingBeginsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int32
+		_, j, stop := serve(t, Options{}, Cluster{Name: "dcs", Repository: memoryRepository(t, "dcs"), Interval: 15 * time.Second,
+			Watch: func() (Watcher, func(), error) {
+				if tries.Add(1) <= 3 {
+					return nil, nil, errors.New("backup.pem is not there")
+				}
+				return &eye{problems: []Problem{{Name: "quorum", Severity: Critical, What: "gone"}}}, func() {}, nil
+			}})
+		defer stop()
+		time.Sleep(time.Minute)
+		if j.told() != "access, access over, quorum" || tries.Load() != 4 {
+			t.Errorf("told %q after %d tries", j.told(), tries.Load())
+		}
+	})
+}
+
 // election is an Elector whose roles the test deals out.
 type election struct {
 	roles chan schedules.Term

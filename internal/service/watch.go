@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash/fnv"
+	"sync"
 	"time"
 
 	"github.com/requorum/requorum/storage/catalog"
@@ -30,15 +31,24 @@ func (u *unit) watch(ctx context.Context, stop <-chan struct{}, c Cluster, term 
 	}
 	const source = "watch"
 	watcher, closeWatcher, err := c.Watch()
-	if err != nil {
+	for err != nil { // a certificate that cannot be read, say, which may be there the next time
 		u.in(term, func() {
 			u.s.alerts.set(c.Name, source, Problem{Name: "access", Severity: Unknown, What: "cluster " + c.Name + " cannot be watched: " + err.Error()})
 		})
-		return
+		select {
+		case <-ctx.Done():
+			return
+		case <-stop:
+			return
+		case <-time.After(c.Interval):
+		}
+		watcher, closeWatcher, err = c.Watch()
 	}
 	defer closeWatcher()
 	recorded := u.lastWatched(ctx, c)
 	var highest *catalog.Seen
+	var records sync.WaitGroup // written beside the watching, which must not wait for a store that hangs
+	defer records.Wait()
 	// The first look is at once, the second at a moment of the cluster's own, so that many clusters are not asked together.
 	timer := time.NewTimer(c.Interval/2 + spread(c.Name, c.Interval/2))
 	defer timer.Stop()
@@ -65,7 +75,8 @@ func (u *unit) watch(ctx context.Context, stop <-chan struct{}, c Cluster, term 
 		}
 		if now := u.s.o.Now(); highest != nil && now.Sub(recorded) >= recordEvery {
 			recorded = now // also if it fails: the next hour tries again
-			u.record(ctx, c, *highest, now)
+			seen := *highest
+			records.Go(func() { u.record(ctx, c, seen, now) })
 			highest = nil
 		}
 		select {
