@@ -52,7 +52,7 @@ func TestAPI(t *testing.T) {
 		t.Errorf("ready before it has begun: %d", code)
 	}
 	go func() { defer close(ended); s.Run(ctx, []Cluster{cluster("a"), cluster("b")}) }()
-	for deadline := time.Now().Add(5 * time.Second); len(s.sorted()) != 2 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); len(s.sorted()) != 2 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	guarded := open
@@ -98,7 +98,7 @@ func TestAPI(t *testing.T) {
 		if name != "a" || len(began) > 0 {
 			t.Errorf("a backup of %s was begun, and %d more", name, len(began))
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("no backup was begun")
 	}
 	broken := open
