@@ -99,7 +99,7 @@ func (a *app) probes(cfg *config.Config) []config.Probe {
 	}
 	for _, cl := range cfg.Sorted() {
 		t := &target{app: a, cfg: cfg, cluster: cl}
-		probes = append(probes, t.probeEndpoints, t.probeHosts)
+		probes = append(probes, t.probeEndpoints, t.probeHosts, t.probeDrills)
 	}
 	for name, st := range cfg.Stores {
 		if st == nil {

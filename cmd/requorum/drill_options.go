@@ -21,6 +21,7 @@ import (
 	"github.com/requorum/requorum/backup"
 	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/cluster"
+	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/member"
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/restore/local"
@@ -274,4 +275,24 @@ func (t *target) liveOptions(ctx context.Context, reporter restore.Progress) (dr
 			return result.Manifest, result.Stores, err
 		},
 	}, nil
+}
+
+// probeDrills makes sure that drills can start their etcd and sign their reports.
+func (t *target) probeDrills(ctx context.Context) (problems []config.Problem) {
+	add := func(key string, err error) {
+		if err != nil {
+			p := t.cfg.At("clusters." + t.cluster.Name + "." + key)
+			p.What = err.Error()
+			problems = append(problems, p)
+		}
+	}
+	if t.cluster.DrillSigning != "" {
+		_, err := drills.ReadSigner(string(t.cluster.DrillSigning))
+		add("drill_signing_key_file", err)
+	}
+	if t.cluster.EtcdBinary != "" {
+		_, err := etcdVersion(ctx, string(t.cluster.EtcdBinary))
+		add("etcd_binary", err)
+	}
+	return problems
 }

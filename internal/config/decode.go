@@ -82,7 +82,7 @@ func (d *decoder) wrongType(place, n *yaml.Node, key string, t reflect.Type) {
 
 func article(s string) string {
 	switch {
-	case s == "text", s == "true or false":
+	case s == "text", s == "true or false", s == allowed+" or "+refused:
 		return s
 	case strings.ContainsRune("aeiou", rune(s[0])):
 		return "an " + s
@@ -116,6 +116,8 @@ func typeAdvice(n *yaml.Node, t reflect.Type) string {
 		return "write it in brackets: [" + n.Value + "]"
 	case t.Kind() == reflect.Slice:
 		return "write one - ITEM a line"
+	case t == reflect.TypeFor[Permission]():
+		return "write " + allowed + " or " + refused
 	case t.Kind() == reflect.Bool && n.Kind == yaml.ScalarNode:
 		return "write true or false without quotes"
 	case t.Kind() == reflect.Int && n.Kind == yaml.ScalarNode:
