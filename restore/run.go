@@ -326,17 +326,18 @@ func (x *execution) releaseLocks(ctx context.Context, targets []Placed) {
 	})
 }
 
-// beat renews the locks until ctx ends, and ends it when one was taken over.
+// beat renews the locks until ctx ends, and ends it when one was taken over. A member that does not answer does not keep the others' locks from
+// being renewed.
 func (x *execution) beat(ctx context.Context, cancel context.CancelCauseFunc) {
-	ticker := time.NewTicker(Beat)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		_ = each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+	_ = each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+		ticker := time.NewTicker(Beat)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
 			err := m.On.Apply(ctx, x.request(ActBeat, m))
 			switch {
 			case isHost(err, HostLocked):
@@ -344,9 +345,8 @@ func (x *execution) beat(ctx context.Context, cancel context.CancelCauseFunc) {
 			case err != nil && ctx.Err() == nil:
 				x.Log.Warn("renew the lock", "member", m.Name, "error", err)
 			}
-			return nil
-		})
-	}
+		}
+	})
 }
 
 // applyAll does one action on every member at once.

@@ -36,7 +36,7 @@ func (h *host) install(t testing.TB, version string, cluster []*host) {
 		initial = append(initial, m.name+"="+m.peerURL())
 	}
 	text := fmt.Sprintf(`#!/bin/sh
-status() { pid=$(cat /srv/etcd.pid 2>/dev/null) && [ -r /proc/$pid/cmdline ] && grep -q etcd /proc/$pid/cmdline; }
+status() { pid=$(cat /srv/etcd.pid 2>/dev/null) && [ -r /proc/$pid/cmdline ] && grep -q -e --data-dir /proc/$pid/cmdline; }
 case $1 in
 start)
   if [ -e /srv/held ]; then echo "starts are forbidden" >&2; exit 1; fi

@@ -47,7 +47,9 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, host restore.Host, 
 	for {
 		select {
 		case j := <-a.jobs:
-			if err := a.out.writeJSON(frameResult, a.answer(ctx, j)); err != nil {
+			err := a.out.writeJSON(frameResult, a.answer(ctx, j))
+			close(j.done)
+			if err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -89,6 +91,7 @@ type job struct {
 	request
 	data   chan []byte // pieces of the database, packed; closed at its end
 	offset chan part   // its Size is where the database goes on
+	done   chan struct{}
 }
 
 // said tells that the coordinator is there.
@@ -112,7 +115,7 @@ func (a *agent) listen(ctx context.Context, in io.Reader) error {
 		switch kind {
 		case frameBeat:
 		case frameRequest:
-			j, ended = &job{data: make(chan []byte), offset: make(chan part, 1)}, false
+			j, ended = &job{data: make(chan []byte), offset: make(chan part, 1), done: make(chan struct{})}, false
 			if err := json.Unmarshal(payload, &j.request); err != nil {
 				return fmt.Errorf("read the request: %w", err)
 			}
@@ -148,13 +151,15 @@ func (a *agent) listen(ctx context.Context, in io.Reader) error {
 	}
 }
 
-// hand waits until the piece is taken. That this takes long is not the coordinator's fault.
+// hand waits until the piece is taken, or nobody wants it any more. That this takes long is not the coordinator's fault.
 func (a *agent) hand(ctx context.Context, j *job, piece []byte) error {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case j.data <- piece:
+			return nil
+		case <-j.done:
 			return nil
 		case <-ticker.C:
 			a.said()

@@ -1,0 +1,92 @@
+package ssh
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSettings(t *testing.T) {
+	c := newClient(t)
+	c.file("config", `
+Host db1
+  HostName 10.0.0.1
+  User etcd
+  Port 2222
+  IdentityFile ~/.ssh/%h.key
+  IdentityFile "~/.ssh/second key"
+  IdentitiesOnly yes
+  UserKnownHostsFile ~/.ssh/a ~/.ssh/b
+  GlobalKnownHostsFile none
+  HostKeyAlias database
+  ConnectTimeout 3
+Host db2
+  ProxyJump ops@jump1:2200,jump2
+Host jump1
+  ProxyJump first
+Host jump2
+  HostName 10.0.0.22
+  ProxyJump none
+Host circle
+  ProxyJump circle
+Host command
+  ProxyCommand nc %h %p
+Host db*
+  User nobody
+  Port 9
+`)
+	ssh := func(name string) string { return filepath.Join(c.home, ".ssh", name) }
+	resolve := func(o Options, url string) settings {
+		t.Helper()
+		s, err := o.settings(url)
+		if err != nil {
+			t.Fatalf("%s: %v", url, err)
+		}
+		return s
+	}
+	s := resolve(Options{}, "ssh://db1")
+	if s.addr != "10.0.0.1:2222" || s.user != "etcd" || !slices.Equal(s.identities, []string{ssh("10.0.0.1.key"), ssh("second key")}) || !s.only ||
+		!slices.Equal(s.knownHosts, []string{ssh("a"), ssh("b")}) || s.known != "database:22" || s.timeout != 3*time.Second || len(s.jumps) != 0 {
+		t.Errorf("db1: %+v", s)
+	}
+	if s = resolve(Options{}, "ssh://root@db1:22"); s.addr != "10.0.0.1:22" || s.user != "root" {
+		t.Errorf("what the URL says does not come first: %+v", s)
+	}
+	if s = resolve(Options{IdentityFiles: []string{"/k"}, KnownHosts: []string{"/h"}}, "ssh://db1"); !slices.Equal(s.identities, []string{"/k"}) || !slices.Equal(s.knownHosts, []string{"/h"}) {
+		t.Errorf("what the options say does not come before the configuration: %+v", s)
+	}
+	s = resolve(Options{}, "ssh://db2")
+	var hops []string
+	for _, j := range s.jumps {
+		hops = append(hops, j.user+"@"+j.addr)
+	}
+	if s.user != "nobody" || s.addr != "db2:9" || !slices.Equal(hops, []string{me() + "@first:22", "ops@jump1:2200", me() + "@10.0.0.22:22"}) {
+		t.Errorf("db2: %+v by %v", s, hops)
+	}
+	if s = resolve(Options{}, "ssh://[::1]:33"); s.addr != "[::1]:33" || s.known != "[::1]:33" || len(s.identities) != 0 || s.knownHosts[0] != ssh("known_hosts") || s.only {
+		t.Errorf("an address that the configuration does not name: %+v", s)
+	}
+	for url, want := range map[string]string{
+		"ssh://circle":  "leads in a circle",
+		"ssh://command": "ProxyCommand, which is not supported",
+		"http://db1":    "not of the form",
+		"ssh://":        "not of the form",
+	} {
+		if _, err := (Options{}).settings(url); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, not %q", url, err, want)
+		}
+	}
+	other := c.file("other", "Host db1\n  Port 77\n")
+	if s = resolve(Options{Config: other}, "ssh://db1"); s.addr != "db1:77" {
+		t.Errorf("another configuration: %+v", s)
+	}
+	if _, err := (Options{Config: ssh("missing")}).settings("ssh://db1"); err == nil {
+		t.Error("a configuration that is named and missing is no error")
+	}
+	c.file("config", "Host db1\n  Port\n  Match exec \"true\"\n")
+	if _, err := (Options{}).settings("ssh://db1"); err == nil || !strings.Contains(err.Error(), ssh("config")) {
+		t.Errorf("a configuration that cannot be read: %v", err)
+	}
+}
