@@ -144,7 +144,11 @@ func (a *app) steer(ctx context.Context, svc *service.Service, f serveFlags, cfg
 		defer tick.Stop()
 		watchdog = tick.C
 	}
-	manager.ready()
+	select {
+	case <-svc.Begun():
+		manager.ready()
+	case <-ctx.Done():
+	}
 	for {
 		select {
 		case <-ctx.Done():

@@ -115,6 +115,8 @@ type Service struct {
 	beat     time.Time
 	group    sync.WaitGroup // units, also those that are on their way out
 	parent   context.Context
+
+	begun chan struct{} // closed when schedules are followed
 }
 
 // New returns a service that has not begun.
@@ -125,7 +127,7 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Service{o: o, grace: o.Grace, gate: schedules.NewGate(o.AtOnce), small: schedules.NewGate(smallAtOnce), units: map[string]*unit{}, idle: make(chan struct{})}
+	s := &Service{o: o, grace: o.Grace, gate: schedules.NewGate(o.AtOnce), small: schedules.NewGate(smallAtOnce), units: map[string]*unit{}, idle: make(chan struct{}), begun: make(chan struct{})}
 	s.alerts = newAlerts(o.Now, func(a Alert) {
 		if s.o.Events != nil {
 			s.o.Events.Alerted(a)
@@ -140,7 +142,7 @@ func New(o Options) *Service {
 }
 
 // Run serves until ctx ends. Then nothing more is begun, running work gets the grace time to come to its end and is undone after
-// it, leases are given back, and Run returns.
+// it, leases are given back, and Run returns. It is called once.
 func (s *Service) Run(ctx context.Context, clusters []Cluster) {
 	hard, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
@@ -152,9 +154,10 @@ func (s *Service) Run(ctx context.Context, clusters []Cluster) {
 		background.Go(func() { s.watchElector(ctx) })
 	}
 	s.mu.Lock()
-	s.parent = hard
+	s.parent, s.beat = hard, time.Now()
 	s.mu.Unlock()
 	s.Apply(clusters)
+	close(s.begun)
 	s.pulse(ctx)
 
 	s.mu.Lock()
@@ -180,6 +183,9 @@ func (s *Service) Run(ctx context.Context, clusters []Cluster) {
 	endSession()
 	background.Wait()
 }
+
+// Begun is closed when Run follows the schedules.
+func (s *Service) Begun() <-chan struct{} { return s.begun }
 
 // ErrStopping is why runs end when the service does.
 var ErrStopping = errors.New("the service stops")
