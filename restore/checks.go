@@ -118,7 +118,7 @@ func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusa
 	for _, m := range r.Members {
 		old = append(old, m.Name)
 	}
-	if src != nil && len(src.members) > 0 {
+	if src != nil && len(src.members) > 0 && r.Elsewhere == nil { // others are elsewhere than where this one is built
 		old = src.members
 	}
 	var unproven []string

@@ -56,6 +56,9 @@ type Options struct {
 	// Confirm puts the ordinary question, with the plan; nil means yes.
 	Confirm func(ctx context.Context, plan Plan) (bool, error)
 
+	// Elsewhere, if given, has the backups: those of another cluster, which this one, with members of its own, becomes a copy of.
+	Elsewhere *Elsewhere
+
 	SpoolDir string // needed: databases pass through it in plain text
 	Command  string // needed: how this program is called for this cluster's configuration, for the commands that messages name: "requorum -c FILE"
 	Version  string // of this program, for records

@@ -26,13 +26,15 @@ const (
 // A Plan is everything that a run will do and has done, as data. It is complete before the
 // first change on a host, and is saved there.
 type Plan struct {
-	Format  int       `json:"format"`
-	Run     string    `json:"run"`
-	Kind    PlanKind  `json:"kind"`
-	Of      string    `json:"of,omitempty"` // with a rollback: the run it undoes
-	Cluster string    `json:"cluster"`
-	Started time.Time `json:"started"`
-	Request Request   `json:"request"`
+	Format  int      `json:"format"`
+	Run     string   `json:"run"`
+	Kind    PlanKind `json:"kind"`
+	Of      string   `json:"of,omitempty"` // with a rollback: the run it undoes
+	Cluster string   `json:"cluster"`
+	// Elsewhere is the cluster whose backups are restored under Cluster's name; empty if that is its own.
+	Elsewhere string    `json:"elsewhere,omitempty"`
+	Started   time.Time `json:"started"`
+	Request   Request   `json:"request"`
 
 	Source  Source   `json:"source"`
 	Members []Member `json:"members"`           // that the new cluster is made of

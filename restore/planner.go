@@ -62,6 +62,9 @@ func (r *Restorer) newPlan(kind PlanKind) (Plan, error) {
 	}
 	plan := Plan{Format: PlanFormat, Run: catalog.NewID(catalog.KindRun), Kind: kind, Cluster: r.Cluster, Started: r.Now().UTC(),
 		Request: Request{At: r.At, From: r.From}, Without: r.Without, Bump: Bump, Token: "requorum-" + hex.EncodeToString(token)}
+	if r.Elsewhere != nil {
+		plan.Elsewhere = r.Elsewhere.Cluster
+	}
 	for _, m := range r.targets() {
 		plan.Members = append(plan.Members, m.Member)
 	}
@@ -108,7 +111,7 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	}
 	checks, more := r.checks(o, src)
 	refusals = append(refusals, more...)
-	plan.Checks = checks
+	plan.Checks = append(checks, r.oldCheck(ctx)...)
 	source := ""
 	if src != nil {
 		source = src.ID
@@ -249,6 +252,9 @@ func (p Plan) Text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("%s of cluster %s (run %s)", p.Kind, p.Cluster, p.Run)
+	if p.Elsewhere != "" {
+		line("  elsewhere   a cluster of its own, from the backups of %s", p.Elsewhere)
+	}
 	if p.Replace != nil {
 		p.replaceText(line)
 		return b.String()

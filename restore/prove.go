@@ -265,8 +265,17 @@ func (x *execution) openLine(ctx context.Context) error {
 	parent := x.plan.Source.Line
 	return x.Repository.OpenLine(ctx, catalog.Line{Format: catalog.Format, Line: catalog.NewID(catalog.KindLine), Cluster: x.Cluster,
 		ClusterID: x.plan.Prepared.ClusterID, Time: catalog.OpenTime(lines, x.Now()), FirstRevision: x.plan.Prepared.Revision,
-		RaftTerm: x.raftTerm, Parent: parent, ParentKnown: parent != "", Reason: fmt.Sprintf("%s of %s", x.plan.Kind, x.plan.Source.ID),
+		RaftTerm: x.raftTerm, Parent: parent, ParentKnown: parent != "", Reason: x.reason(),
 		Run: x.plan.Run, Source: catalog.LineRestore})
+}
+
+// reason is why the new line is opened, for people.
+func (x *execution) reason() string {
+	reason := fmt.Sprintf("%s of %s", x.plan.Kind, x.plan.Source.ID)
+	if x.plan.Elsewhere != "" {
+		reason += " of cluster " + x.plan.Elsewhere
+	}
+	return reason
 }
 
 // end writes the record, releases the holds, and gives every member back.
@@ -275,7 +284,7 @@ func (x *execution) end(ctx context.Context) error {
 	if err := x.Repository.Record(ctx, x.runRecord(report, "")); err != nil {
 		x.partly = append(x.partly, fmt.Sprintf("the record of this run could not be written: %v", err))
 	}
-	if err := x.Repository.ReleaseHold(ctx, x.plan.Run); err != nil {
+	if err := x.releaseHolds(ctx, x.plan.Run); err != nil {
 		x.partly = append(x.partly, fmt.Sprintf("a hold could not be released, so nothing is expired until it is: %v", err))
 	}
 	if err := x.removeSpool(x.plan.Run); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -148,11 +147,6 @@ func joinMap(errs map[string]error) error {
 		all = append(all, errs[name])
 	}
 	return errors.Join(all...)
-}
-
-// command is how a person would call this program.
-func (r *Restorer) command(verb string, args ...string) string {
-	return strings.Join(append([]string{r.Command, verb, r.Cluster}, args...), " ")
 }
 
 // flags repeats the answers that a resumed run needs again.

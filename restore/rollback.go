@@ -158,7 +158,7 @@ func (x *execution) supersede(ctx context.Context, of Plan) error {
 	if err := old.lockAll(ctx); err != nil {
 		return err
 	}
-	if err := x.Repository.ReleaseHold(ctx, of.Run); err != nil {
+	if err := x.releaseHolds(ctx, of.Run); err != nil {
 		x.note("the hold of run %s could not be released, so nothing is expired until it is: %v", of.Run, err)
 	}
 	return old.applyAll(ctx, ActUnlock)

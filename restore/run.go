@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agents"
-	"github.com/requorum/requorum/storage/catalog"
 )
 
 // An execution is one process's work on a run.
@@ -367,16 +366,6 @@ func (x *execution) record(ctx context.Context) error {
 		return fmt.Errorf("save the plan: %w", err)
 	}
 	return nil
-}
-
-// hold keeps the stores from expiring anything. A store that cannot be reached is no reason to
-// leave a cluster down.
-func (x *execution) hold(ctx context.Context) {
-	err := x.Repository.CreateHold(ctx, catalog.Hold{Run: x.plan.Run, Cluster: x.Cluster, Started: x.plan.Started,
-		Owner: fmt.Sprintf("%s on %s, pid %d", x.Owner.User, x.Owner.Host, x.Owner.PID)})
-	if err != nil && ctx.Err() == nil {
-		x.note("backups are not held while this runs: %v", err)
-	}
 }
 
 func (x *execution) note(format string, args ...any) {

@@ -68,6 +68,9 @@ func (r *Restorer) chooseSource(ctx context.Context, known *known, o *observed) 
 	case "store":
 		return r.chooseStored(ctx, known, name)
 	case "survivor":
+		if r.Elsewhere != nil {
+			return nil, fmt.Errorf("--from %s: a cluster that is built elsewhere comes from a backup or a file: restore %s where it was, or name a file", r.From, r.Elsewhere.Cluster)
+		}
 		return r.chooseSurvivor(ctx, known, o, name)
 	case "file":
 		return fileSource(name)
@@ -122,7 +125,7 @@ func (r *Restorer) findStored(ctx context.Context, known *known, store string) (
 		}
 		return nil, nil, errors.Join(err, known.err)
 	}
-	m, err := r.Repository.Manifest(ctx, snap)
+	m, err := r.origin().Manifest(ctx, snap)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the manifest of backup %s: %w", snap.ID, err)
 	}
@@ -135,7 +138,7 @@ func (r *Restorer) findStored(ctx context.Context, known *known, store string) (
 		size:     m.Data.Bytes,
 		manifest: &m,
 		fetch: func(ctx context.Context, dst *os.File, progress func(int64)) error {
-			return r.Repository.Fetch(ctx, snap, m, dst, progress)
+			return r.origin().Fetch(ctx, snap, m, dst, progress)
 		},
 	}
 	if m.Member != nil {
@@ -193,7 +196,7 @@ func (r *Restorer) askChoice(ctx context.Context, known *known, snaps []catalog.
 		})
 	}
 	if before != nil {
-		earlier, err := r.Repository.Manifest(ctx, *before)
+		earlier, err := r.origin().Manifest(ctx, *before)
 		if err == nil && m.Keys*2 < earlier.Keys {
 			refusals = append(refusals, agents.Refusal{
 				What: fmt.Sprintf("backup %s of %s holds %d keys, the one before it, %s of %s, held %d",
@@ -253,7 +256,9 @@ type known struct {
 	snaps []catalog.Snapshot
 	lines []catalog.Line
 	runs  []catalog.Run
-	err   error // of stores that did not answer, beside what the others say
+	// before is what the stores say of the new cluster's own name, with a restore elsewhere
+	before *known
+	err    error // of stores that did not answer, beside what the others say
 }
 
 // backupRun is the kind of the records that taking a backup leaves.
@@ -264,11 +269,19 @@ const recordsFor = 35 * 24 * time.Hour
 
 // look reads the stores. A store that is down is noted; that all are is found out when nothing can be chosen.
 func (r *Restorer) look(ctx context.Context) (*known, error) {
+	k, err := r.lookIn(ctx, r.origin())
+	if err == nil {
+		err = r.lookElsewhere(ctx, k)
+	}
+	return k, err
+}
+
+func (r *Restorer) lookIn(ctx context.Context, repo Repository) (*known, error) {
 	k := &known{}
 	var errs [3]error
-	k.snaps, errs[0] = r.Repository.Snapshots(ctx)
-	k.lines, errs[1] = r.Repository.Lines(ctx)
-	k.runs, errs[2] = r.Repository.Runs(ctx, r.Now().Add(-recordsFor))
+	k.snaps, errs[0] = repo.Snapshots(ctx)
+	k.lines, errs[1] = repo.Lines(ctx)
+	k.runs, errs[2] = repo.Runs(ctx, r.Now().Add(-recordsFor))
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -303,6 +316,11 @@ func (k *known) highest() (rev int64, from string) {
 	for _, run := range k.runs {
 		if run.Seen != nil {
 			take(run.Seen.Revision, "record of run %s", run.ID)
+		}
+	}
+	if k.before != nil {
+		if r, where := k.before.highest(); r > rev {
+			return r, where
 		}
 	}
 	return rev, from

@@ -111,7 +111,7 @@ func table(found []survivor) string {
 // chooseFreshest compares the stored backups with the members whose data survived. While the cluster serves, nothing of it is lost
 // to survivors, so then only backups count; so they do for a moment or a revision that was asked for.
 func (r *Restorer) chooseFreshest(ctx context.Context, known *known, o *observed) (*source, error) {
-	if r.At != "" || len(o.healthy) > 0 || r.Replay == nil {
+	if r.At != "" || len(o.healthy) > 0 || r.Replay == nil || r.Elsewhere != nil {
 		return r.chooseStored(ctx, known, "")
 	}
 	stored, ask, storedErr := r.findStored(ctx, known, "")

@@ -42,7 +42,10 @@ type restoreFlags struct {
 	acceptUnverified []string
 	agentDeadline    time.Duration
 
-	reporter *progress.Reporter // instead of the command's own
+	as, members string // the new cluster's name and the file with its members
+
+	reporter  *progress.Reporter // instead of the command's own
+	elsewhere *restore.Elsewhere
 }
 
 func newRestoreCommand(a *app) *cobra.Command {
@@ -100,6 +103,8 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.yes, "yes", false, "do not ask the ordinary question")
 	flags.StringVar(&f.takeOver, "take-over", "", "go on in place of `RUN`, whose process is dead")
+	flags.StringVar(&f.as, "as", "", "build a cluster of its own with this `NAME`, on other members, from the backups of CLUSTER")
+	flags.StringVar(&f.members, "members", "", "`FILE` with its members:, as in a configuration, if NAME is not configured")
 	flags.StringArrayVar(&f.without, "without", nil, "leave the member `NAME` out; may be repeated")
 	flags.StringArrayVar(&f.fenced, "fenced", nil, "the member `NAME` is powered off and stays so; may be repeated")
 	flags.StringVar(&f.targetVersion, "target-version", "", "`VERSION` of the etcd servers that will start, such as 3.5.35 (default as found)")
@@ -141,7 +146,7 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		Agents: configured, AgentDeadline: f.agentDeadline,
 		AgentOptions: agents.Options{KeepPrefixes: prefixes(t.cluster.KeepLeased), KeepLeased: f.keepLeased, DropLeased: f.dropLeased,
 			PatroniSync: f.patroniSync, OpenPaused: f.openPaused, AcceptUnverified: f.acceptUnverified},
-		Owner: owner(), Repository: repo,
+		Owner: owner(), Repository: repo, Elsewhere: f.elsewhere,
 		Connect:     t.dialTo,
 		Credentials: restore.Credentials{Username: conn.Username, Password: conn.Password, CommonName: commonName(conn.TLS)},
 		Predict:     predict, Replay: member.Replay,
@@ -249,6 +254,9 @@ func (a *app) restore(ctx context.Context, name string, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
+	if t, err = t.elsewhere(ctx, &f); err != nil {
+		return err
+	}
 	if err := t.spool().Ready(0); err != nil {
 		return err
 	}
@@ -261,12 +269,18 @@ func (a *app) restore(ctx context.Context, name string, f restoreFlags) error {
 		return t.planned(plan, err)
 	}
 	report, err := r.Run(ctx)
+	if report.OK && f.members != "" {
+		t.say("%s is not configured yet: add it to the configuration, with the members of %s and stores: [%s], so that it is backed up from now on", f.as, f.members, strings.Join(t.cluster.Stores, ", "))
+	}
 	return t.restored(report, err)
 }
 
 func (a *app) rollback(ctx context.Context, name, run string, f restoreFlags) error {
 	t, err := a.target(name)
 	if err != nil {
+		return err
+	}
+	if t, err = t.elsewhere(ctx, &f); err != nil {
 		return err
 	}
 	if err := t.spool().Ready(0); err != nil {
