@@ -167,7 +167,7 @@ func TestStaticPods(t *testing.T) {
 	}
 	for _, h := range hosts {
 		until(t, "the changed etcd on "+h.name, func() bool {
-			return strings.Count(h.read(t, kubeletLog), "start etcd ") == 2
+			return strings.Count(h.read(t, kubeletLog), "start etcd ") >= 2
 		})
 		h.clientsRun(t)
 	}

@@ -32,6 +32,14 @@ LimitNOFILE=65536
 WantedBy=multi-user.target
 `
 
+// agentUnit is a program that requires etcd, and that no restore is to stop.
+const agentUnit = `[Unit]
+Requires=etcd.service
+After=etcd.service
+[Service]
+ExecStart=/bin/sleep infinity
+`
+
 // installUnit makes the host a member of a cluster of all that are named, and enables its unit.
 func (h *debian) installUnit(t testing.TB, cluster []*debian) {
 	t.Helper()
@@ -40,6 +48,7 @@ func (h *debian) installUnit(t testing.TB, cluster []*debian) {
 		initial = append(initial, m.name+"="+m.peerURL())
 	}
 	h.file(t, "/etc/systemd/system/etcd.service", etcdUnit, 0o644)
+	h.file(t, "/etc/systemd/system/agent.service", agentUnit, 0o644)
 	h.file(t, "/etc/default/etcd", fmt.Sprintf(`# settings of etcd
 ETCD_NAME=%s
 ETCD_DATA_DIR="%s"
@@ -103,7 +112,8 @@ func (h *debian) journal(t testing.TB) string {
 // lose ends etcd on the host at once, and removes its data.
 func (h *debian) lose(t testing.TB) {
 	t.Helper()
-	h.exec(t, "systemctl", "stop", "etcd")
+	h.exec(t, "kill", "-KILL", h.unit(t, "etcd", "MainPID"))
+	h.exec(t, "systemctl", "stop", "--job-mode=ignore-requirements", "etcd")
 	h.exec(t, "sh", "-c", "rm -rf "+debianData+" "+debianData+".*")
 }
 
@@ -193,7 +203,10 @@ func TestSystemd(t *testing.T) {
 	})
 
 	t.Run("total loss", func(t *testing.T) {
+		agents := map[string]string{}
 		for _, h := range hosts {
+			h.exec(t, "systemctl", "start", "agent")
+			agents[h.name] = h.unit(t, "agent", "MainPID")
 			h.lose(t)
 		}
 		r := d.rebuild(t)
@@ -201,6 +214,9 @@ func TestSystemd(t *testing.T) {
 		for _, h := range hosts {
 			if got := strings.TrimSpace(h.exec(t, "stat", "-c", "%U:%G %a", debianData)); got != "etcd:etcd 700" {
 				t.Errorf("the data dir on %s is of %s, not of the unit's user", h.name, got)
+			}
+			if pid := h.unit(t, "agent", "MainPID"); pid == "0" || pid != agents[h.name] {
+				t.Errorf("the restore stopped what requires etcd on %s: process %s is %s now", h.name, agents[h.name], pid)
 			}
 			h.settled(t)
 		}

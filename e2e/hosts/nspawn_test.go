@@ -155,14 +155,18 @@ func sweepDisks(t testing.TB) {
 	}
 }
 
-// file writes a file of the host's, which may be off.
+// file writes a file of the host's, which may be off. It appears whole.
 func (h *debian) file(t testing.TB, path, text string, mode os.FileMode) {
 	t.Helper()
 	at := h.disk("root", path)
 	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(at, []byte(text), mode); err != nil {
+	part := filepath.Join(filepath.Dir(at), "."+filepath.Base(at)+".part")
+	if err := os.WriteFile(part, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(part, at); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -101,7 +101,7 @@ func (s staticPod) companions() ([]string, error) {
 	var found []string
 	for _, e := range entries {
 		path := filepath.Join(filepath.Dir(s.manifest), e.Name())
-		if path == s.manifest || strings.HasPrefix(e.Name(), ".") || !e.Type().IsRegular() {
+		if path == s.manifest || strings.HasPrefix(e.Name(), ".") || e.IsDir() {
 			continue
 		}
 		if pod, err := readPod(path); err == nil && slices.Contains(companions, pod.program()) {
@@ -357,6 +357,15 @@ func (s staticPod) look(context.Context) (o outlook) {
 	case err != nil:
 		o.problem("service", "%v", err)
 		return o
+	}
+	clients, err := s.companions()
+	if err != nil {
+		o.problem("service", "%v", err)
+	}
+	for _, m := range append(clients, s.manifest) {
+		if info, err := os.Lstat(m); err == nil && !info.Mode().IsRegular() {
+			o.problem("service", "%s is no plain file but %s: a restore could not bring it back as it is; put the manifest itself there", m, info.Mode().Type())
+		}
 	}
 	for _, dir := range []string{filepath.Dir(s.manifest), filepath.Dir(s.state)} {
 		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {

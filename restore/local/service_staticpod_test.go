@@ -231,6 +231,18 @@ func TestManifestsAreNotLost(t *testing.T) {
 	if err := r.apply(restore.ActInhibit); err == nil {
 		t.Error("a manifest that is nowhere is no problem")
 	}
+	if err := os.Symlink(s.held("kube-scheduler.yaml"), filepath.Join(dir, "again.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.manifest, []byte(etcdManifest), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if o := s.look(t.Context()); !slices.ContainsFunc(o.problems, func(p restore.Problem) bool { return strings.Contains(p.Detail, "again.yaml is no plain file") }) {
+		t.Errorf("problems %+v", o.problems)
+	}
+	if err := os.Remove(s.manifest); err != nil {
+		t.Fatal(err)
+	}
 	if problems := s.look(t.Context()).problems; len(problems) != 1 || !strings.Contains(problems[0].Detail, "is not there") {
 		t.Errorf("problems %+v", problems)
 	}
