@@ -135,7 +135,7 @@ func (s *site) powerLoss(t *testing.T, d *desk) {
 	for _, h := range s.hosts {
 		h.on(t)
 	}
-	d.restore(t, exitOK)
+	d.restore(t, exitOK, "--from", "store")
 	have := map[string]bool{}
 	for _, r := range s.rows(t, s.hosts...) {
 		have[r.Key] = true
