@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
 )
@@ -33,8 +32,7 @@ func (l *lab) restorePlainly(snapshot string) {
 func (l *lab) lost() int {
 	l.t.Helper()
 	acked := l.writer.stop()
-	var p *node
-	l.until("a leader", time.Minute, func() bool { p = l.primary(); return p != nil })
+	p := l.leader()
 	missing := p.lacks(acked)
 	l.t.Logf("%s leads in the end: %d of %d acknowledged rows are LOST", p.name, missing, len(acked))
 	return missing
@@ -56,8 +54,7 @@ func TestDangerPlainRestore(t *testing.T) {
 	l.lose()
 	l.demoted("b")
 	l.restorePlainly(snapshot)
-	l.until("a leader", 2*time.Minute, func() bool { return l.primary() != nil })
-	l.streaming(l.primary().name)
+	l.streaming(l.leader().name)
 	l.standing("after")
 	if l.lost() == 0 {
 		t.Error("no row was lost: the danger is not what docs/patroni.md says")
@@ -85,7 +82,7 @@ func TestDangerResumedByHand(t *testing.T) {
 	for _, n := range l.nodes {
 		n.start()
 	}
-	l.until("all agents to be back", time.Minute, func() bool {
+	l.until("all agents to be back", func() bool {
 		for _, n := range l.nodes {
 			if _, code := n.ask("/patroni"); code == 0 || l.get("members/"+n.name) == "" {
 				return false
@@ -94,7 +91,7 @@ func TestDangerResumedByHand(t *testing.T) {
 		return true
 	})
 	l.put("config", strings.NewReplacer(`, "pause": true`, "", `"pause": true,`, "").Replace(l.get("config")))
-	l.until("a leader", 2*time.Minute, func() bool { return l.primary() != nil })
+	l.leader()
 	l.standing("after")
 	if l.lost() == 0 {
 		t.Error("no row was lost: the danger is not what docs/patroni.md says")

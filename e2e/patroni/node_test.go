@@ -94,7 +94,7 @@ func (n *node) start() {
 func (n *node) kill() {
 	n.lab.t.Helper()
 	n.program.End(n.lab.t, syscall.SIGKILL)
-	n.lab.until("PostgreSQL of "+n.name+" to be gone", time.Minute, func() bool { return !listening(n.pg) && !listening(n.rest) })
+	n.lab.until("PostgreSQL of "+n.name+" to be gone", func() bool { return !listening(n.pg) && !listening(n.rest) })
 }
 
 // stop ends Patroni as a service manager does, which stops PostgreSQL first.
@@ -104,7 +104,7 @@ func (n *node) stop() {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		n.lab.t.Fatalf("stop %s: %v", n.name, err)
 	}
-	n.lab.until(n.name+" to stop", time.Minute, func() bool { return !n.program.Running() })
+	n.lab.until(n.name+" to stop", func() bool { return !n.program.Running() })
 }
 
 // firstPID is the shell that is process 1 of the node, as this machine numbers it.
@@ -203,7 +203,7 @@ func (n *node) mustSQL(statement string) string {
 }
 
 func (n *node) conn() string {
-	return fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres connect_timeout=3", n.pg)
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres connect_timeout=15", n.pg)
 }
 
 // rows are the ids that the node's PostgreSQL has.

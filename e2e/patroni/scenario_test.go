@@ -6,12 +6,11 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/requorum/requorum/agents"
 )
 
-// The scenarios that are part of `make test`. Their numbers are those of docs/patroni.md.
+// The scenarios of `make test`, with three more in long_test.go. Their numbers are those of docs/patroni.md.
 
 // 1 and 8. Everyone is healthy, and the backup says that a leads although b does by now. The cluster comes back under the same
 // URLs, with another id: that is how clients notice.
@@ -90,7 +89,7 @@ func TestStaleFailover(t *testing.T) {
 // syncLab is a scope in synchronous mode: a leads, the second return is its synchronous standby, the third the other one.
 func syncLab(t *testing.T) (l *lab, standby, other string) {
 	l = newLab(t, labOptions{config: `"synchronous_mode": true`})
-	l.until("a synchronous standby", time.Minute, func() bool { standby = l.syncStandby(); return standby != "" })
+	l.until("a synchronous standby", func() bool { standby = l.syncStandby(); return standby != "" })
 	other = "b"
 	if standby == other {
 		other = "c"
@@ -114,7 +113,7 @@ func (l *lab) syncStandby() string {
 func (l *lab) outdated(standby, other string) {
 	l.t.Helper()
 	l.shutOut(standby)
-	l.until(other+" to be the synchronous standby", time.Minute, func() bool { return l.syncStandby() == other })
+	l.until(other+" to be the synchronous standby", func() bool { return l.syncStandby() == other })
 	l.switchoverAlone(other)
 	l.shutOut("a")
 	l.writer.more(150)

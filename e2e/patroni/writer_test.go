@@ -58,7 +58,7 @@ func (w *writer) count() int {
 func (w *writer) more(n int) {
 	w.lab.t.Helper()
 	want := w.count() + n
-	w.lab.until(fmt.Sprintf("%d more rows", n), 90*time.Second, func() bool { return w.count() >= want })
+	w.lab.until(fmt.Sprintf("%d more rows", n), func() bool { return w.count() >= want })
 }
 
 func (w *writer) run(ctx context.Context) {
