@@ -83,7 +83,7 @@ func (t *taking) store(ctx context.Context, s *source, m cluster.MemberStatus, f
 		done("failed")
 		return fail(err)
 	}
-	done(bytesText(stream.Size) + " from " + m.Label())
+	done(catalog.Size(stream.Size) + " from " + m.Label())
 	manifest, facts, err := t.examine(ctx, s, m, stream.Version, file)
 	if err != nil {
 		return fail(explained(ctx, up, m, err))
@@ -163,7 +163,7 @@ func (t *taking) upload(ctx context.Context, stop context.CancelCauseFunc, spool
 			done("failed")
 			return
 		}
-		done(fmt.Sprintf("%s in %s", bytesText(up.data.StoredBytes), up.Store()))
+		done(fmt.Sprintf("%s in %s", catalog.Size(up.data.StoredBytes), up.Store()))
 	}()
 	return up, nil
 }
@@ -228,7 +228,7 @@ func (t *taking) check(ctx context.Context, file *os.File, o dbfile.CheckOptions
 		done("failed")
 		return report, err
 	}
-	done(fmt.Sprintf("%d keys at revision %d, HashKV %08x", report.Keys, report.Revision, report.HashKV.Hash))
+	done(fmt.Sprintf("%s at revision %d, HashKV %08x", catalog.Count(report.Keys, "key"), report.Revision, report.HashKV.Hash))
 	return report, nil
 }
 
@@ -255,7 +255,7 @@ func describeFile(m *catalog.Manifest, r dbfile.Report) {
 	m.LeaseHash, m.AuthHash, m.AuthEnabled = r.LeaseHash, r.AuthHash, r.AuthEnabled
 	m.Proofs = []catalog.Proof{
 		{Name: proofTrailer, OK: true, Where: "spool"},
-		{Name: proofStructure, OK: true, Where: "spool", Detail: fmt.Sprintf("%d rows, %d keys", r.Rows, r.Keys)},
+		{Name: proofStructure, OK: true, Where: "spool", Detail: catalog.Count(r.Rows, "row") + ", " + catalog.Count(r.Keys, "key")},
 		{Name: proofHash, OK: true, Where: "spool", Detail: fmt.Sprintf("%08x at revision %d, compacted at %d", r.HashKV.Hash, r.HashKV.Revision, r.HashKV.CompactRevision)},
 	}
 }

@@ -150,7 +150,7 @@ func (t *taking) read(ctx context.Context, from *os.File, spool *spooled, size i
 		}
 		if err == io.EOF {
 			w.flush()
-			done(bytesText(spool.size))
+			done(catalog.Size(spool.size))
 			return nil
 		}
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/requorum/requorum/internal/dbfile"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // A Spool is where whole databases pass through the local disk, in plain text.
@@ -82,7 +83,7 @@ func (s Spool) Ready(size int64) error {
 	free := int64(fs.Bavail) * int64(fs.Bsize)
 	if need := size + size/spareShare + spareBytes; free < need {
 		return fmt.Errorf("%w %s has %s free, and this database needs %s with some room to spare: free some space, or set spool_dir to another disk",
-			ErrSpool, s.Dir, bytesText(free), bytesText(need))
+			ErrSpool, s.Dir, catalog.Size(free), catalog.Size(need))
 	}
 	return nil
 }
@@ -123,7 +124,7 @@ func (s *spooled) Write(p []byte) (int, error) {
 		s.grown.Broadcast()
 	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		err = fmt.Errorf("%w: the disk is full after %s: free some space, or set spool_dir to another disk: %w", ErrSpool, bytesText(s.size), err)
+		err = fmt.Errorf("%w: the disk is full after %s: free some space, or set spool_dir to another disk: %w", ErrSpool, catalog.Size(s.size), err)
 	}
 	return n, err
 }
@@ -191,18 +192,4 @@ func (f *follower) SHA256() string { return f.sum.SHA256() }
 func (f *follower) Close() error {
 	f.stop()
 	return nil
-}
-
-// bytesText is an amount for people.
-func bytesText(n int64) string {
-	const step = 1024
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), 0
-	for value >= step && unit < 4 {
-		value /= step
-		unit++
-	}
-	return fmt.Sprintf("%.1f %ciB", value, " KMGT"[unit])
 }

@@ -166,7 +166,7 @@ func (v *verifying) verify(ctx context.Context, store string, part catalog.Snaps
 		v.Progress.Start(StageStored, total)
 		err := v.Repository.Stored(ctx, part, m, func(n int64) { v.Progress.Advance(StageStored, n) })
 		v.Progress.Done(StageStored, store)
-		return v.check("stored bytes in "+store, fmt.Sprintf("%s, sha256 as in the manifest", bytesText(total)), err)
+		return v.check("stored bytes in "+store, fmt.Sprintf("%s, sha256 as in the manifest", catalog.Size(total)), err)
 	}
 	if err := v.contents(ctx, store, part, m); err != nil {
 		return err
@@ -189,11 +189,11 @@ func (v *verifying) contents(ctx context.Context, store string, part catalog.Sna
 	v.Progress.Start(StageFetch, m.Data.Bytes)
 	err = v.Repository.Fetch(ctx, part, m, file, func(n int64) { v.Progress.Advance(StageFetch, n) })
 	v.Progress.Done(StageFetch, store)
-	if v.check("stored bytes in "+store, fmt.Sprintf("%s, decrypted and decompressed to %s, sha256 of both as in the manifest", bytesText(m.Data.StoredBytes), bytesText(m.Data.Bytes)), err) != nil {
+	if v.check("stored bytes in "+store, fmt.Sprintf("%s, decrypted and decompressed to %s, sha256 of both as in the manifest", catalog.Size(m.Data.StoredBytes), catalog.Size(m.Data.Bytes)), err) != nil {
 		return err
 	}
 	facts, err := v.Repository.Facts(ctx, part, m)
-	if v.check("facts in "+store, fmt.Sprintf("%d leased prefixes, %d agents", len(facts.Leased), len(facts.Agents)), err) != nil {
+	if v.check("facts in "+store, catalog.Count(len(facts.Leased), "leased prefix")+", "+catalog.Count(len(facts.Agents), "agent"), err) != nil {
 		return err
 	}
 	v.Progress.Start(StageCheck, m.Data.Bytes)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/cluster"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // defaultQuota is etcd's own where it has no flag.
@@ -247,10 +248,10 @@ func (r *Restorer) spaceChecks(o *observed, m Placed, size int64) (checks []Chec
 		status, verb = CheckFailed, "not enough for"
 	}
 	checks = append(checks, Check{Name: "disk space", Member: m.Name, Status: status,
-		Detail: fmt.Sprintf("%s free beside %s, %s %s", bytes(s.FreeBytes), s.DataDir, verb, bytes(need))})
+		Detail: fmt.Sprintf("%s free beside %s, %s %s", catalog.Size(s.FreeBytes), s.DataDir, verb, catalog.Size(need))})
 	if s.WALFree != 0 && s.WALFree < spareBytes {
 		checks = append(checks, Check{Name: "disk space", Member: m.Name, Status: CheckFailed,
-			Detail: fmt.Sprintf("%s free beside wal_dir, not enough for %s", bytes(s.WALFree), bytes(spareBytes))})
+			Detail: fmt.Sprintf("%s free beside wal_dir, not enough for %s", catalog.Size(s.WALFree), catalog.Size(spareBytes))})
 	}
 	return checks
 }
@@ -271,13 +272,13 @@ func quotaCheck(name string, s State, size int64) Check {
 	case quota < 0:
 		c.Detail = "switched off by " + by
 	case size < quota:
-		c.Detail = fmt.Sprintf("%s (%s), the database has %s", bytes(quota), by, bytes(size))
+		c.Detail = fmt.Sprintf("%s (%s), the database has %s", catalog.Size(quota), by, catalog.Size(size))
 	case sure:
 		c.Status = CheckFailed
-		c.Detail = fmt.Sprintf("the database has %s, the quota is %s (%s): etcd would refuse writes; raise --quota-backend-bytes", bytes(size), bytes(quota), by)
+		c.Detail = fmt.Sprintf("the database has %s, the quota is %s (%s): etcd would refuse writes; raise --quota-backend-bytes", catalog.Size(size), catalog.Size(quota), by)
 	default:
 		c.Status = CheckWarning
-		c.Detail = fmt.Sprintf("the database has %s: make sure that --quota-backend-bytes is above that, etcd's default is %s", bytes(size), bytes(quota))
+		c.Detail = fmt.Sprintf("the database has %s: make sure that --quota-backend-bytes is above that, etcd's default is %s", catalog.Size(size), catalog.Size(quota))
 	}
 	return c
 }
@@ -340,17 +341,6 @@ func lessVersion(a, b string) bool {
 	_, _ = fmt.Sscanf(a, "%d.%d.%d", &x[0], &x[1], &x[2]) // what is no number counts as 0
 	_, _ = fmt.Sscanf(b, "%d.%d.%d", &y[0], &y[1], &y[2])
 	return slices.Compare(x[:], y[:]) < 0
-}
-
-// bytes says a size in the unit a person would use.
-func bytes(n int64) string {
-	switch {
-	case n < 1<<20:
-		return fmt.Sprintf("%d KiB", (n+1023)>>10)
-	case n < 10<<30:
-		return fmt.Sprintf("%d MiB", n>>20)
-	}
-	return fmt.Sprintf("%d GiB", n>>30)
 }
 
 // servedUntil refines the stores' last moment by what the hosts know.

@@ -17,7 +17,7 @@ import (
 // that have and have not been dealt with.
 func points() []string {
 	return []string{
-		"done:predict", "after:lock:1", "after:stage:1", "after:inhibit:2", "done:stop",
+		"done:edit", "after:lock:1", "after:stage:1", "done:predict", "after:inhibit:2", "done:stop",
 		"after:exchange:1", "done:exchange", "after:allow:1", "before:start:1", "after:start:1",
 		"done:start", "after:unlock:1",
 	}
@@ -62,7 +62,7 @@ func TestKilledThenRolledBack(t *testing.T) {
 				b.declined(t)
 			}
 			if out, _, err := b.process("rollback", ""); err != nil {
-				if point == "done:predict" {
+				if point == "done:edit" {
 					return // no host knew of the run yet
 				}
 				t.Fatalf("rollback: %v\n%s", err, out)
@@ -77,7 +77,7 @@ func TestKilledThenRolledBack(t *testing.T) {
 				}
 			} else {
 				etcdtest.MustEqual(t, unleased(before), after)
-				if slices.Contains([]string{"after:stage:1", "done:stop", "after:exchange:1", "done:exchange"}, point) {
+				if slices.Contains([]string{"after:stage:1", "done:predict", "done:stop", "after:exchange:1", "done:exchange"}, point) {
 					t.Error("a rollback before the first start rebuilt the cluster instead of putting it back")
 				}
 			}

@@ -147,11 +147,14 @@ type Prepared struct {
 	Revision       int64             `json:"revision"`   // the opened one
 	ClusterID      string            `json:"cluster_id"` // 16 hex digits
 	MemberIDs      map[string]string `json:"member_ids"`
-	Hash           uint32            `json:"hash"` // HashKV at Revision
-	HashCompactRev int64             `json:"hash_compact_revision"`
+	Hash           uint32            `json:"hash"`                  // HashKV at Revision, once predicted
+	HashCompactRev int64             `json:"hash_compact_revision"` // 0 until then
 	Keys           int64             `json:"keys"`
 	Leases         []int64           `json:"leases,omitempty"` // that are left in the file
 }
+
+// predicted says whether it is known what the database must serve.
+func (p *Prepared) predicted() bool { return p.HashCompactRev != 0 }
 
 // Discards says what a rollback gives up: what clients wrote to the new cluster.
 type Discards struct {

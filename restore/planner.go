@@ -21,6 +21,9 @@ func (r *Restorer) Plan(ctx context.Context) (Plan, error) {
 		return Plan{}, err
 	}
 	plan, p, err := r.planRestore(ctx)
+	if err == nil {
+		err = r.awaitPrediction(ctx, &plan, p)
+	}
 	p.close()
 	return plan, errors.Join(err, r.removeSpool(plan.Run))
 }
@@ -77,7 +80,7 @@ func (r *Restorer) newPlan(kind PlanKind) (Plan, error) {
 	return plan, nil
 }
 
-// planRestore plans a restore up to the predicted database.
+// planRestore plans a restore up to the prepared database, of which the prediction is under way.
 func (r *Restorer) planRestore(ctx context.Context) (Plan, *prepared, error) {
 	plan, err := r.newPlan(PlanRestore)
 	if err != nil {
@@ -161,8 +164,6 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	if err := r.edit(ctx, plan, p, report, d); err != nil {
 		return nil, err
 	}
-	plan.Checks = append(plan.Checks, Check{Name: "prediction", Status: CheckOK,
-		Detail: fmt.Sprintf("etcd starts on the prepared database and computes hash %08x at revision %d", plan.Prepared.Hash, plan.Prepared.Revision)})
 	plan.finish(StepPrepare, begun, r.Now())
 	return p, nil
 }
@@ -198,7 +199,7 @@ func (p *Plan) raise(o *observed) {
 
 // fileChecks judges what only the database tells.
 func (r *Restorer) fileChecks(p *prepared, report dbfile.Report) (checks []Check) {
-	checks = append(checks, Check{Name: "database", Status: CheckOK, Detail: fmt.Sprintf("revision %d, %d keys, %s", report.Revision, report.Keys, bytes(report.Size))})
+	checks = append(checks, Check{Name: "database", Status: CheckOK, Detail: fmt.Sprintf("revision %d, %d keys, %s", report.Revision, report.Keys, catalog.Size(report.Size))})
 	for _, a := range report.Alarms {
 		c := Check{Name: "alarms", Status: CheckWarning, Detail: "the source has alarm " + a.Type + "; it is cleared"}
 		if a.Type == "CORRUPT" {
@@ -265,7 +266,7 @@ func (p Plan) Text() string {
 	}
 	line("  revision    opens at %d: %d above the highest known, %d (%s)", p.TargetRevision, p.Bump, p.Highest, p.HighestFrom)
 	line("  servers     etcd %s", p.TargetVersion)
-	if p.Prepared != nil {
+	if p.Prepared != nil && p.Prepared.predicted() {
 		line("  prediction  cluster id %s, hash %08x at revision %d", p.Prepared.ClusterID, p.Prepared.Hash, p.Prepared.Revision)
 	}
 	for _, m := range p.Members {

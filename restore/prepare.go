@@ -13,10 +13,9 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/dbfile"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // Bump is how far above the highest known revision a restored cluster opens: more than any
@@ -25,16 +24,66 @@ const Bump = 1_000_000_000
 
 // A prepared is the database of a run in the spool.
 type prepared struct {
-	path  string
-	index *dbfile.Index // nil if it was found there from an earlier attempt
-	lock  *os.File      // held while this process works on the run
+	path       string
+	index      *dbfile.Index // nil if it was found there from an earlier attempt
+	lock       *os.File      // held while this process works on the run
+	prediction *prediction   // nil before the database is what every member starts on
 }
 
-// close ends the process's claim on the run's files in the spool.
+// close ends a prediction that is under way and the process's claim on the run's files in the spool.
 func (p *prepared) close() {
-	if p != nil && p.lock != nil {
+	if p == nil {
+		return
+	}
+	if p.prediction != nil {
+		p.prediction.cancel()
+		<-p.prediction.done
+	}
+	if p.lock != nil {
 		_ = p.lock.Close() // nothing was written to it
 	}
+}
+
+// A prediction is being made, or was, of what the prepared database serves. It takes its time, in which the members are staged.
+type prediction struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when hash and err are set
+	hash   dbfile.HashKV
+	err    error
+}
+
+// predict begins the prediction.
+func (r *Restorer) predict(ctx context.Context, p *prepared, revision int64) {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &prediction{cancel: cancel, done: make(chan struct{})}
+	p.prediction = w
+	r.Progress.Start("predict", 0)
+	go func() {
+		defer close(w.done)
+		if w.hash, w.err = r.Predict(ctx, p.path, revision); w.err == nil {
+			r.Progress.Done("predict", fmt.Sprintf("hash %08x", w.hash.Hash))
+		}
+	}()
+}
+
+// awaitPrediction waits for the prediction and writes it into the plan.
+func (r *Restorer) awaitPrediction(ctx context.Context, plan *Plan, p *prepared) error {
+	if plan.Prepared.predicted() {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-p.prediction.done:
+	}
+	hash, err := p.prediction.hash, p.prediction.err
+	if err != nil {
+		return fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
+	}
+	plan.Prepared.Hash, plan.Prepared.HashCompactRev = hash.Hash, hash.CompactRevision
+	plan.Checks = append(plan.Checks, Check{Name: "prediction", Status: CheckOK,
+		Detail: fmt.Sprintf("etcd starts on the prepared database and computes hash %08x at revision %d", hash.Hash, plan.Prepared.Revision)})
+	return nil
 }
 
 func (r *Restorer) spoolFile(run, kind string) string {
@@ -102,7 +151,7 @@ func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepare
 		return nil, dbfile.Report{}, errors.Join(err, f.Close(), r.removeSpool(run), lock.Close())
 	}
 	if free, err := freeBytes(r.SpoolDir); err == nil && src.size > 0 && free < 2*src.size+(64<<20) { // one is started on, to predict
-		return fail(fmt.Errorf("spool_dir %s has %s free, twice the database (%s) passes through it: free some, or choose another spool_dir", r.SpoolDir, bytes(free), bytes(src.size)))
+		return fail(fmt.Errorf("spool_dir %s has %s free, twice the database (%s) passes through it: free some, or choose another spool_dir", r.SpoolDir, catalog.Size(free), catalog.Size(src.size)))
 	}
 	r.Progress.Start("fetch", src.size)
 	if err := src.fetch(ctx, f, func(n int64) { r.Progress.Advance("fetch", n) }); err != nil {
@@ -160,7 +209,7 @@ func (r *Restorer) decide(plan *Plan, index *dbfile.Index) (agents.Decision, err
 	return d, nil
 }
 
-// edit turns the checked database into the one that every member starts on, and predicts what that must serve.
+// edit turns the checked database into the one that every member starts on, and begins to predict what that must serve.
 func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbfile.Report, d agents.Decision) error {
 	o := dbfile.PrepareOptions{DropLeases: d.DropLeases, TargetRevision: plan.TargetRevision, TargetVersion: plan.TargetVersion,
 		Token: plan.Token, Index: p.index}
@@ -171,7 +220,7 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 		o.Members = append(o.Members, dbfile.Member{Name: m.Name, PeerURLs: []string{m.PeerURL}})
 	}
 	r.Progress.Start("edit", 0)
-	done, err := dbfile.Prepare(ctx, r.spoolFile(plan.Run, "db"), o)
+	done, err := dbfile.Prepare(ctx, p.path, o)
 	if err != nil {
 		return fmt.Errorf("prepare the database: %w", err)
 	}
@@ -185,26 +234,10 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 		}
 	}
 	r.Progress.Done("edit", fmt.Sprintf("opens at revision %d", result.Revision))
-	r.Progress.Start("predict", 0)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		if result.SHA256, result.Size, err = hashFile(ctx, r.spoolFile(plan.Run, "db")); err != nil {
-			return fmt.Errorf("read the prepared database: %w", err)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		hash, err := r.Predict(ctx, r.spoolFile(plan.Run, "db"), result.Revision)
-		if err != nil {
-			return fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
-		}
-		result.Hash, result.HashCompactRev = hash.Hash, hash.CompactRevision
-		return nil
-	})
-	if err := group.Wait(); err != nil {
-		return err
+	r.predict(ctx, p, result.Revision)
+	if result.SHA256, result.Size, err = hashFile(ctx, p.path); err != nil {
+		return fmt.Errorf("read the prepared database: %w", err)
 	}
-	r.Progress.Done("predict", fmt.Sprintf("hash %08x", result.Hash))
 	plan.Prepared = result
 	return nil
 }

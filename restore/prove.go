@@ -51,7 +51,7 @@ func (x *execution) prove(ctx context.Context) (string, error) {
 	}
 	x.prove1("write", true, fmt.Sprintf("a leased key was written at revision %d, read from every member, and removed", rev))
 	x.healthyAt = x.Now()
-	return fmt.Sprintf("%d members healthy", len(statuses)), nil
+	return catalog.Count(len(statuses), "member") + " healthy", nil
 }
 
 func (x *execution) prove1(name string, ok bool, detail string) {

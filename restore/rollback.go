@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // Rollback undoes a run, the latest one if run is empty, or goes on with an unfinished rollback. Until a member of the
@@ -173,7 +174,7 @@ func discards(of Plan, o *observed) *Discards {
 			d.Revisions = max(d.Revisions, s.Revision-of.Prepared.Revision)
 		}
 	}
-	d.Detail = fmt.Sprintf("%d revisions written since the cluster was opened", d.Revisions)
+	d.Detail = catalog.Count(d.Revisions, "revision") + " written since the cluster was opened"
 	if !d.Known {
 		d.Detail = "how much was written since the cluster was opened is unknown: none of its members answers"
 	}

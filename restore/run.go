@@ -60,11 +60,14 @@ func (r *Restorer) Run(ctx context.Context) (Report, error) {
 // confirmed puts the ordinary question and, if the answer is yes, does the plan.
 func (x *execution) confirmed(ctx context.Context) (Report, error) {
 	if x.Confirm != nil {
-		asked := x.Now()
-		yes, err := x.Confirm(ctx, *x.plan)
-		x.waiting.Person += x.Now().Sub(asked).Seconds()
-		if err == nil && !yes {
-			err = ErrDeclined
+		err := x.awaitPrediction(ctx, x.plan, x.p) // it is part of what is asked about
+		if err == nil {
+			asked, yes := x.Now(), false
+			yes, err = x.Confirm(ctx, *x.plan)
+			x.waiting.Person += x.Now().Sub(asked).Seconds()
+			if err == nil && !yes {
+				err = ErrDeclined
+			}
 		}
 		if err != nil {
 			x.p.close()
@@ -249,9 +252,9 @@ func (x *execution) done(ctx context.Context, step *Step) (bool, error) {
 	}
 	switch step.Kind {
 	case StepPrepare:
-		return x.p != nil && x.plan.Prepared != nil || all(staged), nil
+		return x.plan.Prepared != nil && (x.p != nil || all(staged) && x.plan.Prepared.predicted()), nil
 	case StepStage:
-		return all(staged), nil
+		return all(staged) && x.plan.Prepared.predicted(), nil
 	case StepStop, StepExchange:
 		return all(isNew), nil
 	case StepGate: // it was passed before the first exchange
@@ -392,6 +395,9 @@ func (x *execution) prepareAgain(ctx context.Context) error {
 				return err
 			}
 			x.p = &prepared{path: x.spoolFile(x.plan.Run, "db"), lock: lock}
+			if !want.predicted() {
+				x.predict(ctx, x.p, want.Revision)
+			}
 			return nil
 		}
 	}

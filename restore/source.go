@@ -290,7 +290,7 @@ func (r *Restorer) lookIn(ctx context.Context, repo Repository) (*known, error) 
 }
 
 func (k *known) lookedAt(store string) string {
-	s := fmt.Sprintf("%d backups in %d lines", len(k.snaps), len(k.lines))
+	s := catalog.Count(len(k.snaps), "backup") + " in " + catalog.Count(len(k.lines), "line")
 	if store != "" {
 		s += " of store " + store
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 const (
@@ -20,14 +21,15 @@ const (
 	gatePoll = time.Second
 )
 
-// stage builds every member beside its old dir, all from the one prepared database.
+// stage builds every member beside its old dir, all from the one prepared database, while it is predicted what that must serve. Only
+// then the first member is stopped.
 func (x *execution) stage(ctx context.Context) (string, error) {
 	cluster := map[string][]string{}
 	for _, m := range x.plan.Members {
 		cluster[m.Name] = []string{m.PeerURL}
 	}
 	want := x.plan.Prepared
-	return bytes(want.Size) + " for each member", each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+	err := each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
 		if s := x.states[m.Name]; s.Place != PlaceOld {
 			return nil
 		}
@@ -43,6 +45,10 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 		}
 		return err
 	})
+	if err != nil {
+		return "", err
+	}
+	return catalog.Size(want.Size) + " for each member", x.awaitPrediction(ctx, x.plan, x.p)
 }
 
 // stop is the first barrier: no member runs, and none can be started by a service manager.

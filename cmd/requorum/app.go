@@ -138,16 +138,3 @@ func ageOf(now, t time.Time) string {
 	}
 	return catalog.Age(now.Sub(t))
 }
-
-// size says n bytes in the unit a person would use.
-func size(n int64) string {
-	const unit = 1000
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, exp := float64(n)/unit, 0
-	for f >= unit && exp < 4 {
-		f, exp = f/unit, exp+1
-	}
-	return fmt.Sprintf("%.1f %cB", f, "kMGTP"[exp])
-}

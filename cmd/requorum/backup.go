@@ -11,6 +11,7 @@ import (
 
 	"github.com/requorum/requorum/backup"
 	"github.com/requorum/requorum/internal/cluster"
+	"github.com/requorum/requorum/storage/catalog"
 	"github.com/requorum/requorum/storage/repository"
 )
 
@@ -78,7 +79,7 @@ func (a *app) taken(result backup.Result, err error) error {
 		sealed = fmt.Sprintf("encrypted to %d recipients", len(m.Recipients))
 	}
 	fmt.Fprintf(a.out, "%s: backup %s at revision %d: %d keys, %s, stored as %s in %s, %s\n", m.Cluster, m.ID, m.Revision, m.Keys,
-		size(m.Data.Bytes), size(m.Data.StoredBytes), strings.Join(result.Stores, ", "), sealed)
+		catalog.Size(m.Data.Bytes), catalog.Size(m.Data.StoredBytes), strings.Join(result.Stores, ", "), sealed)
 	return err
 }
 
@@ -135,7 +136,7 @@ func (t *target) backupDryRun(ctx context.Context) error {
 		return t.printJSON(map[string]any{"member": usable[0].Label(), "endpoint": usable[0].Endpoint, "db_bytes": usable[0].DBSize,
 			"revision": usable[0].Revision, "stores": t.cluster.Stores, "encrypted": len(t.cluster.Recipients) > 0, "rejected": rejected})
 	}
-	fmt.Fprintf(t.out, "would back up %s at %s: %s, revision about %d, to %s\n", usable[0].Label(), usable[0].Endpoint, size(usable[0].DBSize),
+	fmt.Fprintf(t.out, "would back up %s at %s: %s, revision about %d, to %s\n", usable[0].Label(), usable[0].Endpoint, catalog.Size(usable[0].DBSize),
 		usable[0].Revision, strings.Join(t.cluster.Stores, ", "))
 	for _, m := range usable[1:] {
 		t.say("  next would be %s at %s", m.Label(), m.Endpoint)

@@ -15,6 +15,7 @@ import (
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/health"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // The exit codes of check, for monitoring systems.
@@ -273,7 +274,7 @@ func (a *app) showCheck(c *checked) {
 			role = ", leader"
 		}
 		if m.Error == "" {
-			fmt.Fprintf(a.out, "member %s at %s: etcd %s, revision %d, %s%s\n", m.Name, m.Endpoint, m.Version, m.Revision, size(m.DBBytes), role)
+			fmt.Fprintf(a.out, "member %s at %s: etcd %s, revision %d, %s%s\n", m.Name, m.Endpoint, m.Version, m.Revision, catalog.Size(m.DBBytes), role)
 		}
 	}
 	for _, v := range c.Agents {

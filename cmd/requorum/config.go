@@ -76,7 +76,7 @@ func (a *app) configCheck(ctx context.Context, offline bool) error {
 	}
 	if len(problems) > 0 {
 		fmt.Fprintln(a.err, problems.Error())
-		a.say("%s: %d problems", path, len(problems))
+		a.say("%s: %s", path, catalog.Count(len(problems), "problem"))
 		return codeError{exitUsage}
 	}
 	if !a.json() {
@@ -84,7 +84,7 @@ func (a *app) configCheck(ctx context.Context, offline bool) error {
 		if offline {
 			how = "nothing was connected to"
 		}
-		fmt.Fprintf(a.out, "%s: ok, %d clusters, %d stores, %s\n", path, len(cfg.Clusters), len(cfg.Stores), how)
+		fmt.Fprintf(a.out, "%s: ok, %s, %s, %s\n", path, catalog.Count(len(cfg.Clusters), "cluster"), catalog.Count(len(cfg.Stores), "store"), how)
 	}
 	return nil
 }

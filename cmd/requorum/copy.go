@@ -51,7 +51,7 @@ func (a *app) copy(ctx context.Context, name, to string, dryRun bool) error {
 	defer reporter.Close()
 	for _, s := range missing {
 		if dryRun {
-			reporter.Say("would copy %s of %s, %s, from %s", s.ID, s.Time.Format(catalog.TimeLayout), size(s.StoredBytes), strings.Join(s.Stores, ", "))
+			reporter.Say("would copy %s of %s, %s, from %s", s.ID, s.Time.Format(catalog.TimeLayout), catalog.Size(s.StoredBytes), strings.Join(s.Stores, ", "))
 			continue
 		}
 		reporter.Start(s.ID, s.StoredBytes)

@@ -22,6 +22,7 @@ import (
 	"github.com/requorum/requorum/internal/progress"
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/schedules"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 func newDemoCommand(a *app) *cobra.Command {
@@ -239,7 +240,7 @@ func (d *demo) scheduledBackup(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("no scheduled backup within %s", demoWait), failed)
 	}
 	b := d.result.Backup
-	d.tell("         Backup %s holds revision %d: %d keys, %s, stored as %s, encrypted.", b.ID, b.Revision, b.Keys, size(b.Data.Bytes), size(b.Data.StoredBytes))
+	d.tell("         Backup %s holds revision %d: %d keys, %s, stored as %s, encrypted.", b.ID, b.Revision, b.Keys, catalog.Size(b.Data.Bytes), catalog.Size(b.Data.StoredBytes))
 	for _, p := range b.Proofs {
 		d.check("proof: "+p.Name, p.OK, "%s", strings.TrimSuffix(p.Where+"; "+p.Detail, "; "))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/drills"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // drillFlags are what a drill is asked to do.
@@ -161,7 +162,7 @@ func (t *target) drillPlanned(r drills.Report, err error) error {
 		return err
 	}
 	fmt.Fprintf(t.out, "would restore backup %s of %s (revision %d, %d keys, %s) in a sandbox below %s: etcd %s, %s\n", r.Source.ID, r.Source.Time.Format(time.RFC3339),
-		r.Source.Revision, r.Source.Keys, size(r.Source.Bytes), t.cfg.SpoolDir, r.Versions.Etcd, r.Settings.Program)
+		r.Source.Revision, r.Source.Keys, catalog.Size(r.Source.Bytes), t.cfg.SpoolDir, r.Versions.Etcd, r.Settings.Program)
 	for _, s := range r.Steps {
 		for _, e := range s.Evidence {
 			t.say("  %s", e)
@@ -212,7 +213,7 @@ func (t *target) showDrill(r drills.Report) {
 	verdict := map[drills.Outcome]string{drills.Proven: "restore proven", drills.Missed: "restore proven, AN OBJECTIVE WAS MISSED", drills.Failed: "FAILED"}[r.Outcome]
 	w("drill %s of %s: %s", r.ID, r.Cluster, verdict)
 	if r.Source.ID != "" {
-		w("  source    %s of %s, revision %d, %d keys, %s", r.Source.ID, r.Source.Time.Format(time.RFC3339), r.Source.Revision, r.Source.Keys, size(r.Source.Bytes))
+		w("  source    %s of %s, revision %d, %d keys, %s", r.Source.ID, r.Source.Time.Format(time.RFC3339), r.Source.Revision, r.Source.Keys, catalog.Size(r.Source.Bytes))
 	}
 	for _, s := range r.Steps {
 		mark := "ok"

@@ -102,7 +102,7 @@ func (a *app) drills(ctx context.Context, args []string, count int) error {
 				outcome = "objective missed"
 			}
 			rows = append(rows, []string{of.Cluster, d.ID, string(d.Kind), d.Started.Format(time.RFC3339), rto, trend, catalog.Age(time.Duration(d.RPOSeconds * float64(time.Second))),
-				size(d.Bytes), fmt.Sprint(d.Keys), outcome})
+				catalog.Size(d.Bytes), fmt.Sprint(d.Keys), outcome})
 		}
 	}
 	if err := a.table([]string{"CLUSTER", "DRILL", "KIND", "STARTED", "RTO", "CHANGE", "RPO", "DATABASE", "KEYS", "OUTCOME"}, rows); err != nil {

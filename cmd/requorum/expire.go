@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/requorum/requorum/backup"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 func newExpireCommand(a *app) *cobra.Command {
@@ -154,7 +155,7 @@ func (a *app) expire(ctx context.Context, name string, dryRun bool) error {
 		verb = "would sweep"
 	}
 	for _, s := range out.Swept {
-		a.say("%s %s in %s, %s", verb, s.Key, s.Store, size(s.Bytes))
+		a.say("%s %s in %s, %s", verb, s.Key, s.Store, catalog.Size(s.Bytes))
 	}
 	for _, r := range out.Records {
 		span := fmt.Sprintf("from %s to %s", r.Oldest.Format(time.DateOnly), r.Newest.Format(time.DateOnly))

@@ -108,7 +108,7 @@ func (a *app) list(ctx context.Context, from sourceFlags, args []string) error {
 			verdict = ageOf(now, *r.VerifiedAt) + " ago"
 		}
 		table = append(table, []string{r.Cluster, r.ID, r.Line, r.Time.Format(time.RFC3339), ageOf(now, r.Time), strconv.FormatInt(r.Revision, 10),
-			size(r.StoredBytes), sealed, strings.Join(r.Stores, ","), verdict})
+			catalog.Size(r.StoredBytes), sealed, strings.Join(r.Stores, ","), verdict})
 	}
 	if err := a.table([]string{"CLUSTER", "ID", "LINE", "TIME", "AGE", "REVISION", "STORED", "SEALED", "STORES", "VERIFIED"}, table); err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/requorum/requorum/internal/progress"
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/restore/local"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // restoreFlags are the operator's answers.
@@ -360,10 +361,10 @@ func (t *target) showPlan(p restore.Plan) {
 		}
 	}
 	for _, g := range p.Ghosts {
-		w("  remove    %d leased keys below %s: %s", g.Count, g.Prefix, g.Reason)
+		w("  remove    %s below %s: %s", catalog.Count(g.Count, "leased key"), g.Prefix, g.Reason)
 	}
 	for _, g := range p.Kept {
-		w("  keep      %d leased keys below %s: %s", g.Count, g.Prefix, g.Reason)
+		w("  keep      %s below %s: %s", catalog.Count(g.Count, "leased key"), g.Prefix, g.Reason)
 	}
 	for _, e := range p.Edits {
 		w("  %-9s %s: %s", e.Action, e.Key, e.Reason)

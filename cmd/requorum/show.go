@@ -86,7 +86,7 @@ func (a *app) showManifest(snap catalog.Snapshot, m catalog.Manifest) {
 	for _, member := range m.Members {
 		line("", "%s %s %s", member.ID, member.Name, strings.Join(member.PeerURLs, ","))
 	}
-	line("size", "%s raw, %s stored in %s, codec %s", size(m.Data.Bytes), size(m.Data.StoredBytes), strings.Join(snap.Stores, ", "), m.Codec)
+	line("size", "%s raw, %s stored in %s, codec %s", catalog.Size(m.Data.Bytes), catalog.Size(m.Data.StoredBytes), strings.Join(snap.Stores, ", "), m.Codec)
 	line("sha256", "%s raw", m.Data.SHA256)
 	line("", "%s stored", m.Data.StoredSHA256)
 	line("hashkv", "%08x at revision %d, compacted at %d", m.HashKV.Hash, m.HashKV.Revision, m.HashKV.CompactRevision)

@@ -75,10 +75,10 @@ type Prepared struct {
 }
 
 // Prepare turns a database file that passed CheckInChild into the one with which every member of a new cluster starts:
-// in place, in one transaction, synced to disk. It removes the trailer; applies edits; drops leases; clears all alarms but
+// in place, in one transaction. The disk is not waited for, since Stage syncs what it makes of the file. It removes the trailer; applies edits; drops leases; clears all alarms but
 // CORRUPT (ErrCorruptAlarm) and what a downgrade left; sets revision, compaction and membership; sets consistent index and term, above the
 // file's own, at which the raft logs of the new cluster begin; and the marks by which servers of the target version know their storage. Auth is not touched. Nothing else may have the file open.
-// When it fails, the file is as it was, perhaps without trailer.
+// When it fails, the file is as it was, perhaps without trailer; after a power cut nothing can be said of it.
 func Prepare(ctx context.Context, path string, o PrepareOptions) (_ Prepared, err error) {
 	defer func() {
 		if p := recover(); p != nil { // bbolt panics on a file that it cannot read
@@ -132,10 +132,11 @@ func Prepare(ctx context.Context, path string, o PrepareOptions) (_ Prepared, er
 	return done, err
 }
 
-// update runs one synced transaction on the database at path.
+// update runs one transaction on the database at path. It does not sync it to disk.
 func update(path string, fn func(*bolt.Tx) error) error {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:        lockTimeout,
+		NoSync:         true,
 		NoFreelistSync: true, // as etcd has it
 		FreelistType:   bolt.FreelistMapType,
 	})

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // Reporter shows stages. Several may run at once. It is safe for concurrent use;
@@ -139,9 +141,9 @@ func describe(name, detail string, bytes int64, took time.Duration) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-22s %8s", name, took.Round(10*time.Millisecond))
 	if bytes > 0 {
-		fmt.Fprintf(&b, "  %.1f", decor.SizeB1000(bytes))
+		fmt.Fprintf(&b, "  %s", catalog.Size(bytes))
 		if s := took.Seconds(); s >= 0.1 {
-			fmt.Fprintf(&b, " (%.1f/s)", decor.SizeB1000(float64(bytes)/s))
+			fmt.Fprintf(&b, " (%s/s)", catalog.Size(int64(float64(bytes)/s)))
 		}
 	}
 	if detail != "" {

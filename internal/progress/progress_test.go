@@ -25,7 +25,7 @@ func TestLines(t *testing.T) {
 	if len(lines) != 3 {
 		t.Fatalf("%d lines, want 3:\n%s", len(lines), out.String())
 	}
-	for i, want := range [][]string{{"stream", "1.5MB", "from etcd2"}, {"upload", "300.0KB"}, {"two copies"}} {
+	for i, want := range [][]string{{"stream", "1.5 MB", "from etcd2"}, {"upload", "300.0 kB"}, {"two copies"}} {
 		for _, w := range want {
 			if !strings.Contains(lines[i], w) {
 				t.Errorf("line %d is %q, without %q", i, lines[i], w)
