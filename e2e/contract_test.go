@@ -127,7 +127,7 @@ func TestJSONContract(t *testing.T) {
 
 	restore := s.run("restore", "dcs", "--yes", "-o", "json").exits(t, exitOK).stdout
 	onlyFields(t, "restore", []byte(restore), words("run kind ok resumed source target_revision bump cluster_id ghosts_removed rpo_seconds rpo_basis rto_seconds "+
-		"healthy_seconds waiting stages members proof agents started ended"), words("backup without discarded notes error")...)
+		"healthy_seconds waiting stages members proof agents started ended"), words("edits backup without discarded notes error")...)
 	onlyFields(t, "restore.source", part(t, restore, "source"), words("kind id revision time"))
 	onlyFields(t, "restore.ghosts_removed", part(t, restore, "ghosts_removed", "0"), words("prefix count"))
 	onlyFields(t, "restore.stages", part(t, restore, "stages", "0"), words("name seconds"))

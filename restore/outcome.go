@@ -120,7 +120,7 @@ func (x *execution) report(failure error) Report {
 	p := x.plan
 	r := Report{Run: p.Run, Kind: p.Kind, Resumed: x.resumed, TargetRevision: p.TargetRevision, Bump: p.Bump,
 		Source: ReportSource{Kind: p.Source.Kind, ID: p.Source.ID, Revision: p.Source.Revision, Time: p.Source.Time},
-		Ghosts: []ReportGhost{}, Waiting: x.waiting, Members: x.members, Proof: x.proof, Agents: x.verdicts, Backup: x.backup,
+		Ghosts: []ReportGhost{}, Edits: p.Edits, Waiting: x.waiting, Members: x.members, Proof: x.proof, Agents: x.verdicts, Backup: x.backup,
 		Without: p.Without, Discarded: p.Discards, Notes: append(append([]string{}, p.Notes...), x.partly...), Started: p.Started, Ended: now.UTC()}
 	if x.reverting() {
 		r.Kind = PlanRollback

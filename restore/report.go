@@ -17,6 +17,7 @@ type Report struct {
 	Bump           int64            `json:"bump"`
 	ClusterID      string           `json:"cluster_id"` // 16 hex digits
 	Ghosts         []ReportGhost    `json:"ghosts_removed"`
+	Edits          []EditNote       `json:"edits,omitempty"` // what agents decided about their keys, as in the plan
 	RPOSeconds     float64          `json:"rpo_seconds"`
 	RPOBasis       string           `json:"rpo_basis"`
 	RTOSeconds     float64          `json:"rto_seconds"`     // from the command's start to agents proven, without Waiting

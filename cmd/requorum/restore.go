@@ -399,6 +399,11 @@ func (t *target) showReport(r restore.Report) {
 		for _, g := range r.Ghosts {
 			w("  ghosts   %d removed below %s", g.Count, g.Prefix)
 		}
+		for _, e := range r.Edits {
+			if e.Action != "remove" { // those are counted above
+				w("  %-8s %s: %s", e.Action, e.Key, e.Reason)
+			}
+		}
 	default:
 		w("  opens    at revision %d, cluster id %s", r.TargetRevision, orUnknown(r.ClusterID))
 	}
