@@ -2,6 +2,7 @@ package patroni
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -105,6 +106,38 @@ func TestPlan(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// One etcd carries many scopes: a node that is missing in one is asked about there, and pauses that one alone.
+func TestAMissingNodeHoldsItsOwnScope(t *testing.T) {
+	kv := running(running(agentstest.NewBackup(), dir, 1), "/service/other/", 11)
+	var configured []agents.Configured
+	baselines := map[string]agents.Baseline{}
+	for scope, missing := range map[string][]string{"main": nil, "other": {"http://10.0.1.2:8008"}} {
+		a, err := New(Options{Scope: scope, REST: []string{"http://10.0.1.1:8008", "http://10.0.1.2:8008"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		configured = append(configured, agents.Configured{Name: "patroni /service/" + scope, Kind: "patroni", Agent: a})
+		baselines["patroni /service/"+scope] = baselineOf(t, missing, baseline{Agents: []standing{{URL: "http://10.0.1.1:8008", SystemID: sysID}}, Complete: missing == nil})
+	}
+	d, err := agents.Ghosts(kv, configured, agents.Options{Baselines: baselines})
+	if err != nil || len(d.Refusals) != 1 || !strings.Contains(d.Refusals[0].What, "/service/other") {
+		t.Errorf("%+v, %v; want one question, on /service/other", d.Refusals, err)
+	}
+	d, err = agents.Ghosts(kv, configured, agents.Options{Baselines: baselines, OpenPaused: true})
+	if err != nil || len(d.Refusals) > 0 {
+		t.Fatalf("%+v, %v", d.Refusals, err)
+	}
+	var paused []string
+	for _, e := range d.Edits {
+		if e.Value != nil {
+			paused = append(paused, e.Key)
+		}
+	}
+	if !slices.Equal(paused, []string{"/service/other/config"}) {
+		t.Errorf("paused %v, want /service/other alone", paused)
 	}
 }
 

@@ -36,6 +36,7 @@ func TestTruePrimaryIsDown(t *testing.T) {
 	l.writer.more(150)
 	l.standing("before")
 	l.node("b").kill()
+	l.requorum("check", "dcs", "--wait", "5s").exits(t, 2, "agent patroni /service/main: "+agents.NotBack, "b does not answer")
 	l.lose()
 	l.requorum("restore", "dcs", "--yes").exits(t, exitRefused, "1 of 3 agents did not answer: b (http", "--open-paused")
 	done := l.restoring("--open-paused")

@@ -19,6 +19,7 @@ func TestStaleLeader(t *testing.T) {
 	l := newLab(t, labOptions{})
 	l.writer.more(50)
 	l.backup()
+	l.requorum("show", "dcs", "latest").exits(t, exitOK, "patroni /service/main", "leader: a", "name c, state running", "synchronous_mode: off", "system_identifier: ")
 	before := l.etcd.Members[0].Status(t)
 	l.switchover("b")
 	l.writer.more(50)
