@@ -118,7 +118,7 @@ func (s State) describe() string {
 func (x *execution) report(failure error) Report {
 	now := x.Now()
 	p := x.plan
-	r := Report{Run: p.Run, Kind: p.Kind, Resumed: x.resumed, TargetRevision: p.TargetRevision, Bump: p.Bump,
+	r := Report{Run: p.Run, Kind: p.Kind, Resumed: x.resumed, Elsewhere: p.Elsewhere, TargetRevision: p.TargetRevision, Bump: p.Bump,
 		Source: ReportSource{Kind: p.Source.Kind, ID: p.Source.ID, Revision: p.Source.Revision, Time: p.Source.Time},
 		Ghosts: []ReportGhost{}, Edits: p.Edits, Waiting: x.waiting, Members: x.members, Proof: x.proof, Agents: x.verdicts, Backup: x.backup,
 		Without: p.Without, Discarded: p.Discards, Notes: append(append([]string{}, p.Notes...), x.partly...), Started: p.Started, Ended: now.UTC()}

@@ -12,6 +12,7 @@ type Report struct {
 	Kind           PlanKind         `json:"kind"`
 	OK             bool             `json:"ok"`
 	Resumed        bool             `json:"resumed"`
+	Elsewhere      string           `json:"elsewhere,omitempty"` // the cluster that this one, under another name, is a copy of
 	Source         ReportSource     `json:"source"`
 	TargetRevision int64            `json:"target_revision"`
 	Bump           int64            `json:"bump"`

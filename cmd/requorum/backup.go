@@ -105,8 +105,11 @@ func (t *target) take(ctx context.Context, repo *repository.Repository, f takeFl
 	})
 }
 
-// sanitized is the cluster's configuration for its manifests.
+// sanitized is the cluster's configuration for its manifests; none for a cluster that was just built elsewhere and is not configured yet.
 func (t *target) sanitized() (json.RawMessage, error) {
+	if t.cfg.Clusters[t.cluster.Name] == nil {
+		return nil, nil
+	}
 	text, err := t.cfg.Sanitized(t.cluster.Name)
 	if err != nil {
 		return nil, fmt.Errorf("keeping the configuration of %s in the manifest: %w", t.cluster.Name, err)

@@ -387,6 +387,9 @@ func (t *target) showReport(r restore.Report) {
 		outcome = "NOT OK"
 	}
 	w("%s %s: %s", r.Kind, r.Run, outcome)
+	if r.Elsewhere != "" {
+		w("  cluster  %s, a copy of %s", t.cluster.Name, r.Elsewhere)
+	}
 	if r.Kind != restore.PlanReplace {
 		w("  source   %s %s, revision %d of %s", r.Source.Kind, r.Source.ID, r.Source.Revision, r.Source.Time.Format(time.RFC3339))
 	}
