@@ -68,7 +68,7 @@ func (c *chain) extend(ctx context.Context, s settings) error {
 	}
 	keys := &keyring{settings: s}
 	defer keys.close()
-	signers, err := keys.signers()
+	signers, err := keys.signers(ctx)
 	if err != nil {
 		return err
 	}
@@ -135,10 +135,10 @@ func watchAlive(client *gossh.Client) {
 			return
 		case <-ticker.C:
 		}
-		answered := make(chan error, 1)
+		answered := make(chan struct{})
 		go func() {
-			_, _, err := client.SendRequest("keepalive@openssh.com", true, nil)
-			answered <- err
+			_, _, _ = client.SendRequest("keepalive@openssh.com", true, nil) // a refusal is an answer
+			close(answered)
 		}()
 		deadline := time.NewTimer(aliveWithin)
 		select {

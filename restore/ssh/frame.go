@@ -79,13 +79,27 @@ type part struct {
 
 // frames writes frames, each whole. It is safe for concurrent use.
 type frames struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu    sync.Mutex
+	w     io.Writer
+	ended bool
+}
+
+// end closes the writer, after what is being written. Nothing is written after it.
+func (f *frames) end(w io.Closer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.ended {
+		f.ended = true
+		_ = w.Close() // the other side may be gone
+	}
 }
 
 func (f *frames) write(kind frame, payload []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.ended {
+		return io.ErrClosedPipe
+	}
 	head := [5]byte{byte(kind)}
 	binary.BigEndian.PutUint32(head[1:], uint32(len(payload)))
 	if _, err := f.w.Write(head[:]); err != nil || len(payload) == 0 {

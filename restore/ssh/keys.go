@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,11 +34,11 @@ func (k *keyring) close() {
 }
 
 // signers are the keys in the order in which they are tried.
-func (k *keyring) signers() ([]gossh.Signer, error) {
+func (k *keyring) signers(ctx context.Context) ([]gossh.Signer, error) {
 	named, public := k.files(k.identities, true)
 	var all []gossh.Signer
 	all = append(all, named...)
-	for _, s := range k.agentKeys() {
+	for _, s := range k.agentKeys(ctx) {
 		listed := false
 		for _, p := range append(public, publics(named)...) {
 			listed = listed || bytes.Equal(p, s.PublicKey().Marshal())
@@ -127,12 +128,12 @@ func certificate(path string, s gossh.Signer) gossh.Signer {
 	return signer
 }
 
-func (k *keyring) agentKeys() []gossh.Signer {
+func (k *keyring) agentKeys(ctx context.Context) []gossh.Signer {
 	if k.agent == "" {
 		k.note("no SSH agent runs (SSH_AUTH_SOCK is not set)")
 		return nil
 	}
-	conn, err := net.DialTimeout("unix", k.agent, 5*time.Second)
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", k.agent)
 	if err != nil {
 		k.note("the SSH agent does not answer: %v", err)
 		return nil

@@ -163,16 +163,15 @@ func (l *link) converse(ctx context.Context, command string) (*conversation, err
 func (c *conversation) bind(ctx context.Context) {
 	c.answered = false
 	c.stop = context.AfterFunc(ctx, func() {
-		_ = c.stdin.Close() // by which the agent knows
-		timer := time.NewTimer(endWithin)
+		timer := time.AfterFunc(endWithin, func() { _ = c.session.Close() })
 		defer timer.Stop()
-		select {
-		case <-c.quit:
-		case <-timer.C:
-			_ = c.session.Close()
-		}
+		c.hangUp() // by which the agent knows
+		<-c.quit
 	})
 }
+
+// hangUp tells the agent that nothing more comes.
+func (c *conversation) hangUp() { c.out.end(c.stdin) }
 
 // release ends a request. The conversation waits for another one if it can.
 func (c *conversation) release() {
@@ -237,7 +236,7 @@ func (c *conversation) broken(err error) error {
 	}
 	timer := time.AfterFunc(endWithin, func() { _ = c.session.Close() })
 	defer timer.Stop()
-	_ = c.stdin.Close()
+	c.hangUp()
 	werr := c.session.Wait()
 	words := c.complaint.String()
 	var exit *gossh.ExitError
@@ -396,7 +395,7 @@ func (c *conversation) send(ctx context.Context, a *archive, from int64, sent fu
 	}
 	defer func() { c.answered = false }()
 	here := refused == nil && ctx.Err() == nil // it is this side that cannot go on
-	_ = c.stdin.Close()
+	c.hangUp()
 	timer := time.AfterFunc(endWithin, func() { _ = c.session.Close() })
 	defer timer.Stop()
 	told := <-answered
@@ -408,7 +407,7 @@ func (c *conversation) send(ctx context.Context, a *archive, from int64, sent fu
 
 // finish tells the agent that nothing more comes, and waits for its end.
 func (c *conversation) finish() {
-	_ = c.stdin.Close()
+	c.hangUp()
 	done := make(chan struct{})
 	go func() {
 		_ = c.session.Wait()
@@ -425,7 +424,6 @@ func (c *conversation) finish() {
 func (c *conversation) close() {
 	c.over.Do(func() {
 		close(c.quit)
-		_ = c.stdin.Close()
 		_ = c.session.Close() // it may have ended by itself
 		c.beats.Wait()
 	})
