@@ -121,6 +121,16 @@ func holders(dir string) ([]restore.Process, error) {
 	})
 }
 
+// programs finds processes by their command lines, which are not empty.
+func programs(how func(argv []string) string) ([]restore.Process, error) {
+	return scan(func(pid int) string {
+		if argv := cmdline(pid); len(argv) > 0 {
+			return how(argv)
+		}
+		return ""
+	})
+}
+
 func scan(how func(pid int) string) ([]restore.Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

@@ -46,15 +46,31 @@ func (s staticPod) held(manifest string) string {
 	return filepath.Join(s.state, filepath.Base(manifest)+heldSuffix)
 }
 
+// status is active where the manifest is in place and a kubelet runs, which starts the pod sooner or later. A pod that runs without either is found
+// by its process.
 func (s staticPod) status(context.Context) (status, error) {
 	_, err := os.Stat(s.manifest)
-	switch {
-	case err == nil:
-		return status{active: true, output: s.manifest + " is in place", open: s.manifest + " is in place"}, nil
-	case gone(err):
+	if gone(err) {
 		return status{output: s.manifest + " is not in place"}, nil
 	}
-	return status{}, fmt.Errorf("%s: %w", s.member.Name, err)
+	kubelet := false
+	if err == nil {
+		kubelet, err = kubeletRuns()
+	}
+	if err != nil {
+		return status{}, fmt.Errorf("%s: %w", s.member.Name, err)
+	}
+	return status{active: kubelet, output: s.manifest + " is in place", open: s.manifest + " is in place"}, nil
+}
+
+func kubeletRuns() (bool, error) {
+	found, err := programs(func(argv []string) string {
+		if filepath.Base(argv[0]) == "kubelet" {
+			return "is the kubelet"
+		}
+		return ""
+	})
+	return len(found) > 0, err
 }
 
 func (s staticPod) do(ctx context.Context, a restore.Action) error {
@@ -210,7 +226,7 @@ func writeLike(path string, data []byte, like fs.FileInfo) error {
 func (s staticPod) stop(ctx context.Context) error {
 	if st, err := s.status(ctx); err != nil {
 		return err
-	} else if st.active {
+	} else if st.open != "" {
 		return s.fault(restore.HostRunning, "find out who does, and run the same command again", "somebody put %s back", s.manifest)
 	}
 	deadline := time.Now().Add(max(podPatience, s.member.Service.Timeout))
@@ -251,8 +267,7 @@ func (s staticPod) running() ([]restore.Process, error) {
 			pods = append(pods, p)
 		}
 	}
-	return scan(func(pid int) string {
-		argv := cmdline(pid)
+	return programs(func(argv []string) string {
 		for _, p := range pods {
 			if p.runsAs(argv) {
 				return "is what " + p.Metadata.Name + "'s manifest starts"
@@ -352,7 +367,7 @@ func (s staticPod) look(context.Context) (o outlook) {
 	p, err := readPod(path)
 	switch {
 	case gone(err):
-		o.problem("service", "%s is not there: correct service.static_pod of member %s, or bring the manifest back; what it starts is stopped and kept aside", s.manifest, s.member.Name)
+		o.problem("service", "%s is not there: correct service.static_pod of member %s, or bring the manifest back; if the pod is to stay stopped, put it at %s, where a restore keeps it", s.manifest, s.member.Name, s.held(s.manifest))
 		return o
 	case err != nil:
 		o.problem("service", "%v", err)
@@ -372,13 +387,8 @@ func (s staticPod) look(context.Context) (o outlook) {
 			o.problem("permissions", "%s cannot be written to: %v; run requorum as root, or with sudo", dir, err)
 		}
 	}
-	if kubelets, err := scan(func(pid int) string {
-		if commandOf(pid) == "kubelet" {
-			return "runs"
-		}
-		return ""
-	}); err == nil && len(kubelets) == 0 {
-		o.warn("service", "no kubelet runs here: without it neither can the pod be stopped nor started: systemctl status kubelet")
+	if runs, err := kubeletRuns(); err == nil && !runs {
+		o.warn("service", "no kubelet runs here: it must by the time that a restore comes to the step start, and before if the pod still runs: systemctl status kubelet")
 	}
 	c := p.etcd()
 	if c == nil {

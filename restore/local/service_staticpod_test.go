@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -61,7 +62,7 @@ func clientManifest(name string, port int) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %[1]s}\nspec:\n  containers:\n  - command: [%[1]s, --secure-port=%[2]d]\n    name: %[1]s\n", name, port)
 }
 
-// newPods is a rig whose member is a static pod beside a control plane. No kubelet runs; the API server seems to listen all the time.
+// newPods is a rig whose member is a static pod beside a control plane. The kubelet does nothing; the API server seems to listen all the time.
 func newPods(t *testing.T) (*rig, string, map[string]string) {
 	t.Helper()
 	r := newRig(t, t.TempDir())
@@ -71,6 +72,14 @@ func newPods(t *testing.T) (*rig, string, map[string]string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
+	kubelet := &exec.Cmd{Path: "/bin/sleep", Args: []string{"kubelet", "600"}}
+	if err := kubelet.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = kubelet.Process.Kill()
+		_ = kubelet.Wait() // it was killed
+	})
 	port := l.Addr().(*net.TCPAddr).Port
 	r.member.Service = restore.Service{StaticPod: filepath.Join(dir, "etcd.yaml")}
 	files := map[string]string{"etcd.yaml": etcdManifest, "other.yaml": clientManifest("nginx", 80), "kube-proxy.txt": "no manifest", ".kube-apiserver.yaml": clientManifest("kube-apiserver", port)}
