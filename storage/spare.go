@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Spare returns s, which is not asked again for a while after it could not be reached: until then every call fails at once with that error. It is for
-// stores beside which there are others: each step of a backup would wait anew for the one that is away, and the next one gets its turn late.
+// Spare returns s, which is not asked again for a while after it could not be reached - for rest, and for as long as it took to find that out: until
+// then every call fails at once with that error. It is for stores beside which there are others: each step of a backup would wait anew for the one that
+// is away, and the next one would get its turn late.
 // It belongs outside of [Retry]. now is the clock, nil for time.Now. A stream or a listing that has begun goes on.
 func Spare(s Store, rest time.Duration, now func() time.Time) Store {
 	if now == nil {
@@ -38,19 +39,21 @@ func (s *sparing) ask(f func() error) error {
 	if away != nil && s.now().Before(until) {
 		return fmt.Errorf("not asked again so soon: %w", away)
 	}
+	begun := s.now()
 	err := f()
-	s.note(err)
+	s.note(err, begun)
 	return err
 }
 
 // note remembers whether the store was reached. What the caller gave up says nothing.
-func (s *sparing) note(err error) {
+func (s *sparing) note(err error, begun time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case errors.Is(err, context.Canceled):
 	case errors.Is(err, ErrUnreachable):
-		s.away, s.until = err, s.now().Add(s.rest)
+		now := s.now()
+		s.away, s.until = err, now.Add(max(s.rest, now.Sub(begun)))
 	default:
 		s.away = nil
 	}

@@ -59,6 +59,34 @@ func TestSpare(t *testing.T) {
 	expect("back, and it is not known yet", storage.ErrUnreachable, 0)
 	now = now.Add(31 * time.Second)
 	expect("back", nil, 3)
-	fault = errors.Join(storage.ErrUnreachable, context.Canceled)
-	expect("what the caller gave up", storage.ErrUnreachable, 3)
+	took := time.Duration(0)
+	slow := storage.Spare(storagetest.Break(inner, storagetest.Faults{Get: func(string, int64) error { now = now.Add(took); return fault }}), 30*time.Second, func() time.Time { return now })
+	took, fault = 5*time.Minute, storage.ErrUnreachable
+	if _, err := get(t.Context(), slow, "a"); !errors.Is(err, fault) {
+		t.Fatal(err)
+	}
+	took, fault = 0, nil
+	now = now.Add(4 * time.Minute)
+	if _, err := get(t.Context(), slow, "a"); err == nil {
+		t.Error("a store that hung for five minutes is waited for again after four")
+	}
+	now = now.Add(2 * time.Minute)
+	if _, err := get(t.Context(), slow, "a"); err != nil {
+		t.Errorf("a store that hung is not asked again: %v", err)
+	}
+}
+
+// What the caller gave up does not tell that a store is away.
+func TestSpareAndCallersThatGiveUp(t *testing.T) {
+	asked := 0
+	s := storage.Spare(storagetest.Break(memory.New(nil), storagetest.Faults{Get: func(string, int64) error {
+		asked++
+		return errors.Join(storage.ErrUnreachable, context.Canceled)
+	}}), time.Minute, nil)
+	for range 3 {
+		_, _ = get(t.Context(), s, "a")
+	}
+	if asked != 3 {
+		t.Errorf("the store was asked %d times, want 3", asked)
+	}
 }
