@@ -76,11 +76,12 @@ type Options struct {
 
 	// Restore is how this cluster is restored. Source, members, agents, spool and progress are the drill's own.
 	Restore restore.Options
-	Host    restore.Host
+	// Host makes the host of the members, whose servers it finds by name.
+	Host func(find func(member string) Server) restore.Host
 	// Secure, if there is one, makes the members' client URLs https: it puts what their TLS needs into the sandbox's directory.
 	Secure func(dir string) error
-	// Serve says how the member of a place is started and stopped: it must end when this process does.
-	Serve func(Place) restore.Service
+	// Serve makes the server of a place, which does not run yet.
+	Serve func(Place) Server
 	// Open makes a client of the restored cluster.
 	Open func(endpoints []string) (Etcd, error)
 	// Untouched serves a backup as it is stored, with files in dir.
@@ -278,7 +279,6 @@ func (d *drill) restored(ctx context.Context) error {
 func (d *drill) attempt(ctx context.Context, answered bool) error {
 	o := d.Restore
 	o.Cluster, o.At, o.From = d.Cluster, d.snap.ID, "store"
-	d.box.serves = nil
 	o.Members = d.box.placed(d.Host, d.Serve)
 	for _, m := range d.m.Members { // nothing of the old cluster is anywhere near the sandbox
 		o.Fenced = append(o.Fenced, m.Name)

@@ -7,9 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,7 +30,16 @@ type sandbox struct {
 	dir    string
 	lock   *os.File
 	places []Place
-	serves []restore.Service // by place
+	serves map[string]Server // by member
+}
+
+// A Server is the etcd of one place. It must end when this process does.
+type Server interface {
+	// Start returns when etcd serves, for which its cluster needs a quorum, or with an error that holds the end of its log. It may be called while etcd runs.
+	Start(ctx context.Context) error
+	// Stop ends the process at once and returns when it is gone. It may be called while none runs.
+	Stop(ctx context.Context) error
+	Running() bool
 }
 
 // stopTime bounds the end of one member, removeTime the removal of what it leaves.
@@ -113,13 +122,15 @@ func (s *sandbox) urls() []string {
 }
 
 // placed are the members as a restore knows them.
-func (s *sandbox) placed(host restore.Host, serve func(Place) restore.Service) []restore.Placed {
+func (s *sandbox) placed(host func(find func(member string) Server) restore.Host, serve func(Place) Server) []restore.Placed {
+	const child = "a child of the drill" // what a person would look for in vain
+	s.serves = map[string]Server{}
+	on := host(func(member string) Server { return s.serves[member] })
 	var all []restore.Placed
 	for _, p := range s.places {
-		service := serve(p)
-		s.serves = append(s.serves, service)
-		all = append(all, restore.Placed{On: host, Member: restore.Member{Name: p.Name, Host: "local", PeerURL: p.PeerURL, ClientURL: p.ClientURL,
-			DataDir: p.DataDir, Service: service}})
+		s.serves[p.Name] = serve(p)
+		all = append(all, restore.Placed{On: on, Member: restore.Member{Name: p.Name, Host: "local", PeerURL: p.PeerURL, ClientURL: p.ClientURL,
+			DataDir: p.DataDir, Service: restore.Service{Start: child, Stop: child, Status: child}}})
 	}
 	return all
 }
@@ -128,23 +139,19 @@ func (s *sandbox) placed(host restore.Host, serve func(Place) restore.Service) [
 func (s *sandbox) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
-	errs := make(chan error, len(s.serves))
-	for i, service := range s.serves {
-		go func() {
-			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", service.Stop)
-			cmd.WaitDelay = time.Second
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				err = fmt.Errorf("stop %s of the sandbox: %w: %s", s.places[i].Name, err, strings.TrimSpace(string(out)))
-			}
-			errs <- err
-		}()
+	var wg sync.WaitGroup
+	errs := make([]error, len(s.places))
+	for i, p := range s.places {
+		if server := s.serves[p.Name]; server != nil {
+			wg.Go(func() {
+				if err := server.Stop(ctx); err != nil {
+					errs[i] = fmt.Errorf("stop %s of the sandbox: %w", p.Name, err)
+				}
+			})
+		}
 	}
-	var all []error
-	for range s.serves {
-		all = append(all, <-errs)
-	}
-	return errors.Join(all...)
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // remove removes the sandbox. A process that is just being ended may still write into it, so it takes several attempts.

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -74,10 +72,6 @@ func (t *target) drillOptions(ctx context.Context, f drillFlags, how, id string)
 	if err != nil {
 		return drills.Options{}, err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return drills.Options{}, fmt.Errorf("finding this program's own file, to start members with: %w", err)
-	}
 	conn.DialTimeout = drillDial
 	login := restore.Credentials{Username: conn.Username, Password: conn.Password, CommonName: commonName(conn.TLS)}
 	conn.TLS = nil // the sandbox is plain, unless etcd knows its clients by their certificates
@@ -97,7 +91,7 @@ func (t *target) drillOptions(ctx context.Context, f drillFlags, how, id string)
 		common.Settings.Program = binary
 	}
 	o := drills.Options{
-		Common: common, At: f.at, QuotaBytes: int64(t.cluster.Thresholds.Quota), Dir: string(t.cfg.SpoolDir), Host: local.New(local.Options{Log: t.log()}),
+		Common: common, At: f.at, QuotaBytes: int64(t.cluster.Thresholds.Quota), Dir: string(t.cfg.SpoolDir),
 		Restore: restore.Options{
 			Owner: owner(), Credentials: login,
 			Connect: func(endpoints []string) (*cluster.Client, error) {
@@ -107,7 +101,10 @@ func (t *target) drillOptions(ctx context.Context, f drillFlags, how, id string)
 			},
 			Predict: predict, Replay: member.Replay, Command: t.command(), Version: version, AgentOptions: agents.Options{KeepPrefixes: prefixes(t.cluster.KeepLeased)},
 		},
-		Serve: func(p drills.Place) restore.Service { return sandboxService(self, binary, secure, p) },
+		Host: func(find func(string) drills.Server) restore.Host {
+			return local.New(local.Options{Log: t.log(), Child: func(m restore.Member) local.Child { return find(m.Name) }})
+		},
+		Serve: func(p drills.Place) drills.Server { return sandboxServer(binary, secure, p) },
 		Open:  func(endpoints []string) (drills.Etcd, error) { return openEtcd(ctx, conn, endpoints, seed) },
 		Untouched: func(ctx context.Context, dir string, snap catalog.Snapshot, m catalog.Manifest) (drills.Untouched, error) {
 			return serveUntouched(ctx, untouchedOptions{repo: repo, dir: dir, conn: conn, secure: secure, seed: seed}, snap, m)
@@ -155,34 +152,6 @@ func (t *target) rehearsed() ([]drills.Rehearsed, error) {
 		all = append(all, r)
 	}
 	return all, nil
-}
-
-// sandboxService starts and stops the member of a place. What it starts ends with this process.
-func sandboxService(self, binary string, secure *sandboxTLS, p drills.Place) restore.Service {
-	q := shellQuote
-	program := []string{q(self), "member", "--name", q(p.Name), "--data-dir", q(p.DataDir), "--listen-client", p.ClientURL, "--listen-peer", p.PeerURL,
-		"--initial-cluster", q(p.InitialCluster), "--log-file", q(filepath.Join(p.Dir, "etcd.log"))}
-	if binary != "" {
-		program = []string{q(binary), "--name", q(p.Name), "--data-dir", q(p.DataDir), "--listen-client-urls", p.ClientURL, "--advertise-client-urls", p.ClientURL,
-			"--listen-peer-urls", p.PeerURL, "--initial-advertise-peer-urls", p.PeerURL, "--initial-cluster", q(p.InitialCluster)}
-	}
-	if secure != nil {
-		program = append(program, "--cert-file", q(secure.files.Cert), "--key-file", q(secure.files.Key), "--trusted-ca-file", q(secure.files.CA))
-		if binary != "" {
-			program = append(program, "--client-cert-auth")
-		}
-	}
-	quota := p.QuotaBytes
-	if quota == 0 {
-		quota = -1
-	}
-	program = append(program, fmt.Sprintf("--quota-backend-bytes=%d", quota))
-	pid := q(filepath.Join(p.Dir, "pid"))
-	start := fmt.Sprintf("%s guard --while %d --log-file %s -- %s & echo $! > %s", q(self), os.Getpid(), q(filepath.Join(p.Dir, "etcd.log")), strings.Join(program, " "), pid)
-	// A killed process can linger as a zombie where nobody reaps; that is not alive.
-	alive := fmt.Sprintf(`p=$(cat %s 2>/dev/null) && grep -q '^State:.[^Z]' "/proc/$p/status" 2>/dev/null`, pid)
-	stop := fmt.Sprintf(`if %s; then kill -KILL "$p"; while %s; do sleep 0.05; done; fi`, alive, alive)
-	return restore.Service{Start: start, Stop: stop, Status: alive}
 }
 
 var etcdVersionLine = regexp.MustCompile(`(?i)etcd version: v?(\d+\.\d+\.\d+)`)

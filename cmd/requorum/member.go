@@ -17,10 +17,9 @@ import (
 func newMemberCommand(*app) *cobra.Command {
 	var o member.Options
 	var while int
-	var secure member.TLS
 	cmd := &cobra.Command{
 		Use:    "member",
-		Short:  "Run an embedded etcd member (for the demo and for drills)",
+		Short:  "Run an embedded etcd member (for the demo)",
 		Hidden: true,
 		Args:   exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -28,9 +27,6 @@ func newMemberCommand(*app) *cobra.Command {
 			defer cancel()
 			if while > 0 {
 				go endWith(ctx, while, cancel)
-			}
-			if secure.Cert != "" {
-				o.TLS = &secure
 			}
 			return member.Serve(ctx, o)
 		},
@@ -42,10 +38,6 @@ func newMemberCommand(*app) *cobra.Command {
 	flags.StringVar(&o.ListenPeer, "listen-peer", "", "peer `URL`")
 	flags.StringVar(&o.InitialCluster, "initial-cluster", "", "all members, `NAME=URL,…`")
 	flags.StringVar(&o.Token, "initial-cluster-token", "", "initial cluster `TOKEN`")
-	flags.Int64Var(&o.QuotaBytes, "quota-backend-bytes", 0, "`BYTES` that the database may have (default etcd's own, negative: any)")
-	flags.StringVar(&secure.Cert, "cert-file", "", "certificate `FILE` to serve clients with, who need one too")
-	flags.StringVar(&secure.Key, "key-file", "", "its key `FILE`")
-	flags.StringVar(&secure.CA, "trusted-ca-file", "", "`FILE` of the authority of clients' certificates")
 	flags.StringVar(&o.LogFile, "log-file", "", "`FILE` for the server's log")
 	flags.IntVar(&while, "while", 0, "end when the process `PID` has ended")
 	return cmd

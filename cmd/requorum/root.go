@@ -77,7 +77,7 @@ func newRoot(a *app) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	root.AddCommand(newMemberCommand(a), newGuardCommand(a))
+	root.AddCommand(newMemberCommand(a))
 	root.AddCommand(newHostAgentCommand(a))
 	root.SetHelpCommandGroupID("setup")
 	root.SetCompletionCommandGroupID("setup")

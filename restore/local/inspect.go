@@ -13,7 +13,7 @@ import (
 
 // Inspect implements [restore.Host].
 func (h *Host) Inspect(ctx context.Context, req restore.InspectRequest) (restore.State, error) {
-	p, err := newPlace(req.Member, req.Run)
+	p, err := h.place(req.Member, req.Run)
 	if err != nil {
 		return restore.State{}, err
 	}

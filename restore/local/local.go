@@ -29,8 +29,9 @@ import (
 
 // Host is this machine. It is safe for concurrent use.
 type Host struct {
-	log *slog.Logger
-	now func() time.Time
+	log   *slog.Logger
+	now   func() time.Time
+	child func(restore.Member) Child
 }
 
 var _ restore.Host = (*Host)(nil)
@@ -39,6 +40,8 @@ var _ restore.Host = (*Host)(nil)
 type Options struct {
 	Log *slog.Logger
 	Now func() time.Time
+	// Child returns what runs in the place of the member's service; nil: the services of all members are as they say.
+	Child func(restore.Member) Child
 }
 
 // New returns this machine as a host.
@@ -49,7 +52,7 @@ func New(o Options) *Host {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Host{log: o.Log, now: o.Now}
+	return &Host{log: o.Log, now: o.Now, child: o.Child}
 }
 
 // Owner describes the calling process as the owner of locks.
@@ -62,9 +65,18 @@ func Owner(token string) restore.Owner {
 	return o
 }
 
+// place is where a member lives, with what runs it.
+func (h *Host) place(m restore.Member, run string) (*place, error) {
+	p, err := newPlace(m, run)
+	if err == nil && h.child != nil {
+		p.child = h.child(m)
+	}
+	return p, err
+}
+
 // Apply implements [restore.Host].
 func (h *Host) Apply(ctx context.Context, req restore.ApplyRequest) error {
-	p, err := newPlace(req.Member, req.Run)
+	p, err := h.place(req.Member, req.Run)
 	if err != nil {
 		return err
 	}

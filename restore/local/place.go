@@ -19,6 +19,7 @@ type place struct {
 	apart  bool   // the WAL dir is a unit of its own
 	mount  bool   // the data dir is a mount point
 	state  string // directory of lock, journals and marker
+	child  Child  // in the place of the service, or nil
 }
 
 func newPlace(m restore.Member, run string) (*place, error) {

@@ -55,6 +55,8 @@ func (o *outlook) warn(check, format string, args ...any) {
 func (p *place) service() service {
 	s := p.member.Service
 	switch {
+	case p.child != nil:
+		return child{p, p.child}
 	case s.Systemd != "":
 		return systemd{p, unitName(s.Systemd)}
 	case s.StaticPod != "":

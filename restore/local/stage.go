@@ -22,7 +22,7 @@ import (
 
 // Stage implements [restore.Host].
 func (h *Host) Stage(ctx context.Context, req restore.StageRequest, db io.Reader) error {
-	p, err := newPlace(req.Member, req.Run)
+	p, err := h.place(req.Member, req.Run)
 	if err != nil {
 		return err
 	}
@@ -270,7 +270,7 @@ func (p *place) discardUnits(here restore.Here) error {
 
 // Fetch implements [restore.Host].
 func (h *Host) Fetch(ctx context.Context, req restore.FetchRequest, w io.Writer) error {
-	p, err := newPlace(req.Member, req.Before)
+	p, err := h.place(req.Member, req.Before)
 	if err != nil {
 		return err
 	}
