@@ -13,7 +13,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
-// checker checks one mapped database file. Hashing the file and walking its pages run at the same time.
+// checker checks one mapped database file. Hashing the file, walking its pages and reading their rows run at the same time.
 type checker struct {
 	opts   request
 	hashed atomic.Int64 // bytes hashed
@@ -190,7 +190,7 @@ func (c *checker) walk(body []byte) (Report, []lease, error) {
 
 	c.enter(StageRows)
 	s := newScan(m.compactRevision(), c.opts.Select)
-	if err := p.leaves(key, descending, s.leaf); err != nil {
+	if err := p.leavesAhead(key, descending, s.leaf); err != nil {
 		return Report{}, nil, err
 	}
 	if err := p.checkFree(); err != nil {

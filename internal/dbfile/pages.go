@@ -322,6 +322,52 @@ func (p *pages) leaves(b bucket, o order, leaf func(page) error) error {
 	return p.walk(b.root, o, checked)
 }
 
+// leavesAhead is leaves with pages walked ahead of leaf, on another core: following and checking references takes about half as
+// long as reading rows. Pages come in the same order, and the error is the same.
+func (p *pages) leavesAhead(b bucket, o order, leaf func(page) error) error {
+	const batch, ahead = 64, 8 // pages at a time, batches
+	full, empty := make(chan []page, ahead), make(chan []page, ahead+2)
+	for range cap(empty) {
+		empty <- make([]page, 0, batch)
+	}
+	ended := make(chan struct{}) // leaf wants no more
+	stop := errors.New("no more pages")
+	var walked error // set when full is closed
+	go func() {
+		defer close(full)
+		next := <-empty
+		walked = p.leaves(b, o, func(g page) error {
+			if next = append(next, g); len(next) < batch {
+				return nil
+			}
+			select {
+			case full <- next:
+			case <-ended:
+				return stop
+			}
+			next = <-empty
+			return nil
+		})
+		select {
+		case full <- next: // what comes before the error, too
+		case <-ended:
+		}
+	}()
+	for some := range full {
+		for _, g := range some {
+			if err := leaf(g); err != nil {
+				close(ended)
+				for some := range full { // until the walk has ended
+					empty <- some[:0]
+				}
+				return err
+			}
+		}
+		empty <- some[:0]
+	}
+	return walked
+}
+
 // checkFree checks the stored list of free pages, once everything was visited: every page is either reached or free.
 func (p *pages) checkFree() error {
 	if p.freelist == noFreelist {
