@@ -274,26 +274,12 @@ func (s systemd) look(ctx context.Context) (o outlook) {
 		o.problem("permissions", "%s cannot be written to: %v; run requorum as root, or with sudo", systemUnits, err)
 	}
 	if p.get("DynamicUser") != "yes" {
-		o.owner = ownerOf(p.get("User"), p.get("Group"))
+		o.owner = s.ownerOf(ctx, p.get("User"), p.get("Group"))
 	}
 	if p.get("RootDirectory") == "" && p.get("RootImage") == "" {
 		s.execStart(p, &o)
 	}
 	return o
-}
-
-// ownerOf is whom a unit runs as; nil where this machine cannot tell.
-func ownerOf(user, group string) *owner {
-	uid, gid, ok := lookupUser(user)
-	if !ok {
-		return nil
-	}
-	if group != "" {
-		if gid, ok = lookupGroup(group); !ok {
-			return nil
-		}
-	}
-	return &owner{uid, gid}
 }
 
 // parseSpan reads a time as systemd writes it, such as "1min 30s"; one that is not understood is 0, no limit an hour.

@@ -198,6 +198,27 @@ func journal(t *testing.T, line string) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }
 
+// Whom a unit runs as is asked of the system, which may know users from elsewhere than files.
+func TestUnitOwner(t *testing.T) {
+	dir := t.TempDir()
+	const getent = "#!/bin/sh\ncase $1-$2 in\npasswd-etcd) echo etcd:x:995:994:etcd:/var/lib/etcd:/bin/false ;;\ngroup-ops) echo ops:x:1200: ;;\n*) exit 2 ;;\nesac\n"
+	if err := os.WriteFile(filepath.Join(dir, "getent"), []byte(getent), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	for _, c := range []struct {
+		user, group string
+		want        *owner
+	}{
+		{"", "", &owner{0, 0}}, {"etcd", "", &owner{995, 994}}, {"etcd", "ops", &owner{995, 1200}}, {"", "ops", &owner{0, 1200}},
+		{"4711", "4712", &owner{4711, 4712}}, {"4711", "", nil}, {"nobody-knows", "", nil}, {"etcd", "nobody-knows", nil},
+	} {
+		if got := (&place{}).at("etcd").ownerOf(t.Context(), c.user, c.group); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("User=%s Group=%s: %+v, want %+v", c.user, c.group, got, c.want)
+		}
+	}
+}
+
 func TestSpans(t *testing.T) {
 	for text, want := range map[string]time.Duration{"1min 30s": 90 * time.Second, "500ms": 500 * time.Millisecond, "infinity": time.Hour, "": 0, "2h 5.5s": 2*time.Hour + 5500*time.Millisecond, "soon": 0, "5": 0} {
 		if got := parseSpan(text); got != want {

@@ -1,8 +1,8 @@
 package local
 
 import (
+	"context"
 	"os"
-	"os/user"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -158,29 +158,34 @@ func parseEnvironmentFile(text string) (assignments []string) {
 	return assignments
 }
 
-// lookupUser finds a user, by name or number, and its group. The empty name is root.
-func lookupUser(name string) (uid, gid int, ok bool) {
-	if name == "" || name == "root" {
-		return 0, 0, true
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		if u, err = user.LookupId(name); err != nil {
-			return 0, 0, false
+// ownerOf is whom a unit runs as, by the names or numbers that it has; nil where this machine cannot tell. The system is asked, since it
+// may know users from elsewhere than /etc/passwd.
+func (s systemd) ownerOf(ctx context.Context, user, group string) *owner {
+	o, ok := &owner{}, true
+	if user != "" && user != "root" {
+		if o.uid, ok = s.lookup(ctx, "passwd", user, 2); !ok {
+			return nil
+		}
+		if o.gid, ok = s.lookup(ctx, "passwd", user, 3); !ok && group == "" {
+			return nil
 		}
 	}
-	uid, err = strconv.Atoi(u.Uid)
-	gid, gerr := strconv.Atoi(u.Gid)
-	return uid, gid, err == nil && gerr == nil
+	if group != "" {
+		if o.gid, ok = s.lookup(ctx, "group", group, 2); !ok {
+			return nil
+		}
+	}
+	return o
 }
 
-func lookupGroup(name string) (gid int, ok bool) {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		if g, err = user.LookupGroupId(name); err != nil {
-			return 0, false
+// lookup is a number in the entry of a user or a group. A number that has no entry stands for itself, as far as it is asked for.
+func (s systemd) lookup(ctx context.Context, database, name string, field int) (int, bool) {
+	if out, err := s.call(ctx, s.patience(), "getent", database, name); err == nil {
+		if fields := strings.Split(strings.TrimSpace(out), ":"); len(fields) > field {
+			n, err := strconv.Atoi(fields[field])
+			return n, err == nil
 		}
 	}
-	gid, err = strconv.Atoi(g.Gid)
-	return gid, err == nil
+	n, err := strconv.Atoi(name)
+	return n, err == nil && field == 2
 }
