@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -81,6 +82,50 @@ func TestStart(t *testing.T) {
 	if got, err := client(t, again).Get(ctx, "k"); err != nil || len(got.Kvs) != 1 {
 		t.Fatalf("after a restart, k is %v, %v", got, err)
 	}
+}
+
+// TestLockThatPasses starts a server on files that somebody has locked for a moment still, as a fork in this very process can.
+func TestLockThatPasses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd servers")
+	}
+	ctx := within(t, time.Minute)
+	dir := t.TempDir()
+	o := Options{DataDir: filepath.Join(dir, "a"), LogFile: filepath.Join(dir, "log"), Tick: 10 * time.Millisecond, NoFsync: true}
+	p, err := Start(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(o.DataDir, "member", "wal", "*.wal"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	lock, err := fileutil.LockFile(files[len(files)-1], os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlocked := make(chan bool)
+	go func() {
+		met := false
+		for ctx.Err() == nil && !met {
+			text, _ := os.ReadFile(o.LogFile)
+			met = strings.Contains(string(text), "file already locked")
+			time.Sleep(time.Millisecond)
+		}
+		lock.Close()
+		unlocked <- met
+	}()
+	again, err := Start(ctx, o)
+	if !<-unlocked {
+		t.Error("the server never met the lock: the test shows nothing")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Kill()
 }
 
 // TestDeathIsNoticed kills a server from outside and starts one that cannot come up: both must be told with the log's end.

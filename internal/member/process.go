@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The child reads commands as JSON from descriptor 3 and answers them, one by one and in order, as JSON on descriptor 4. The first command
@@ -51,13 +52,25 @@ type Process struct {
 // at the same time. If ctx ends before, or the server does not come up, nothing is left
 // running, and the error holds the end of its log. Whoever starts a server stops it; when this process dies, the server does too.
 func Start(ctx context.Context, o Options) (*Process, error) {
-	const attempts = 3 // a port that was free may be taken meanwhile
+	const attempts = 5
 	for attempt := 1; ; attempt++ {
 		p, err := launch(ctx, o)
-		if err == nil || attempt == attempts || o.ListenClient != "" && o.ListenPeer != "" || !strings.Contains(err.Error(), "address already in use") {
+		if err == nil || attempt == attempts || !passing(err, o) {
 			return p, err
 		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
+}
+
+// passing says whether what kept a server from starting may be over by now: a port that was free was taken meanwhile; or a file that this
+// process wrote is locked still, since a program that another thread of it has just forked holds all descriptors until it is executed.
+func passing(err error, o Options) bool {
+	ours := o.ListenClient == "" || o.ListenPeer == ""
+	return ours && strings.Contains(err.Error(), "address already in use") || strings.Contains(err.Error(), "file already locked")
 }
 
 func launch(ctx context.Context, o Options) (*Process, error) {
