@@ -37,7 +37,7 @@ FUZZTIME  := 10s
 SOAK      := 4m
 
 .DEFAULT_GOAL := help
-.PHONY: lab lab-danger help build demo check test lint fmt vet bench fuzz soak deb clean packages servers
+.PHONY: lab lab-danger lab-kubernetes help build demo check test lint fmt vet bench fuzz soak deb clean packages servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ lab: packages servers ## every disaster with real Patroni and PostgreSQL, each r
 
 lab-danger: packages servers ## what a plain etcdutl snapshot restore does to Patroni: it loses committed rows
 	REQUORUM_LAB=danger $(GO) test -v -count 1 -timeout 20m -run Danger ./e2e/patroni
+
+lab-kubernetes: packages servers ## real API servers and a scheduler that lose their etcd; builds them first (10 minutes)
+	REQUORUM_LAB=kubernetes $(GO) test -v -count 1 -timeout 60m ./e2e/kubernetes
 
 fuzz: ## every fuzz target for a moment (FUZZTIME=10s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
