@@ -234,6 +234,8 @@ func (t *target) showDrill(r drills.Report) {
 	}
 	for _, o := range r.Objectives {
 		switch {
+		case o.Measured == 0:
+			w("  %-9s not measured", o.Name)
 		case !o.Judged:
 			w("  %-9s %.1f s", o.Name, o.Measured)
 		case o.Met:
