@@ -74,6 +74,9 @@ func (h *Host) allow(ctx context.Context, p *place) error {
 
 // stop ends the member and waits until its process is gone and its ports are closed.
 func (h *Host) stop(ctx context.Context, p *place) error {
+	if err := p.noteRunning(ctx); err != nil {
+		return err
+	}
 	// Even if nothing runs: a service manager may be about to start it again.
 	if err := p.service().do(ctx, restore.ActStop); err != nil {
 		return err

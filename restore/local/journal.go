@@ -83,10 +83,25 @@ func (p *place) ensureJournal(ctx context.Context, h *Host, plan *restore.Plan) 
 	if err != nil {
 		return err
 	}
-	// A service that is up without a database tries in vain to begin an empty member: no rollback helps it to.
-	running := len(use.processes) > 0 || use.active && p.holds()
 	return p.writeJournal(&restore.Journal{Format: restore.PlanFormat, Run: plan.Run, Plan: *plan,
-		Here: restore.Here{WasRunning: running, Units: p.paths()}})
+		Here: restore.Here{WasRunning: p.runs(use), Units: p.paths()}})
+}
+
+// runs says whether the member runs. A service that is up without a database tries in vain to begin an empty member: no rollback helps it to.
+func (p *place) runs(u use) bool { return len(u.processes) > 0 || u.active && p.holds() }
+
+// noteRunning writes down, before a stop, that the old member runs after all: somebody started it since the run began, and a rollback starts it again.
+func (p *place) noteRunning(ctx context.Context) error {
+	j, err := p.ownJournal()
+	if err != nil || j.Here.WasRunning || !j.Here.SwapBegun.IsZero() {
+		return err
+	}
+	u, err := p.inUse(ctx)
+	if err != nil || !p.runs(u) {
+		return err
+	}
+	j.Here.WasRunning = true
+	return p.writeJournal(j)
 }
 
 // record replaces the plan, which only ever grows.
