@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,6 +57,7 @@ PasswordAuthentication no
 PidFile none
 UseDNS no
 MaxStartups 100
+Subsystem sftp internal-sftp
 `, h.addr), 0o644},
 	} {
 		if err := os.WriteFile(h.disk("etc", name), []byte(file.text), file.mode); err != nil {
@@ -114,14 +114,15 @@ func (h *host) off(t testing.TB) {
 func (h *host) init(t testing.TB) string {
 	t.Helper()
 	pid := h.program.PID()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
-	if err != nil || pid == 0 {
-		t.Fatalf("%s is off: %v", h.name, err)
+	if pid == 0 {
+		t.Fatalf("%s is off", h.name)
 	}
-	first := strings.TrimSpace(string(b))
-	if _, err := strconv.Atoi(first); err != nil {
-		t.Fatalf("the first process of %s is %q", h.name, b)
-	}
+	first := ""
+	until(t, "the first process of "+h.name, func() bool { // the kernel may not list it at every moment
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+		first = strings.TrimSpace(string(b))
+		return err == nil && first != ""
+	})
 	return first
 }
 
