@@ -161,7 +161,8 @@ func parseEnvironmentFile(text string) (assignments []string) {
 // ownerOf is whom a unit runs as, by the names or numbers that it has; nil where this machine cannot tell. The system is asked, since it
 // may know users from elsewhere than /etc/passwd.
 func (s systemd) ownerOf(ctx context.Context, user, group string) *owner {
-	o, ok := &owner{}, true
+	var o owner
+	var ok bool
 	if user != "" && user != "root" {
 		if o.uid, ok = s.lookup(ctx, "passwd", user, 2); !ok {
 			return nil
@@ -175,7 +176,7 @@ func (s systemd) ownerOf(ctx context.Context, user, group string) *owner {
 			return nil
 		}
 	}
-	return o
+	return &o
 }
 
 // lookup is a number in the entry of a user or a group. A number that has no entry stands for itself, as far as it is asked for.
