@@ -62,7 +62,7 @@ func TestAuthentication(t *testing.T) {
 	s.RootPassword = "now"
 	login("root", "now")
 	s.Kill(t)
-	s.run("restore", "dcs", "--yes").exits(t, exitError, "credentials", "the password was changed after this backup", "nothing was changed")
+	s.run("restore", "dcs", "--yes", "--from", "store").exits(t, exitError, "credentials", "the password was changed after this backup", "nothing was changed")
 	if s.Members[0].Running() {
 		t.Error("a restore that could not be proven started a member")
 	}

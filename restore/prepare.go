@@ -68,7 +68,7 @@ func (r *Restorer) predict(ctx context.Context, p *prepared, revision int64) {
 
 // awaitPrediction waits for the prediction and writes it into the plan.
 func (r *Restorer) awaitPrediction(ctx context.Context, plan *Plan, p *prepared) error {
-	if plan.Prepared.predicted() {
+	if plan.Prepared == nil || plan.Prepared.predicted() { // a replacement prepares nothing
 		return nil
 	}
 	select {

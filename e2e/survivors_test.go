@@ -1,0 +1,65 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// With authentication on, what is written after the backup comes from the members' disks: a running one cannot check a password without a quorum, and that
+// its data is left out is not done silently. A member that a restore left out, or that lost its disk, is replaced while the others serve.
+func TestSurvivorsWithAuthentication(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, siteOptions{})
+	s.fill(50, 200)
+	s.EnableAuth(t, "secret", etcdtest.User{Name: "reader", Password: "reader", Read: []string{""}})
+	s.cluster = "    username: root\n    password_file: password\n"
+	s.file("password", "secret\n")
+	s.configure()
+	s.backup()
+	etcdtest.Put(t, s.Client(t), "/data/late", "after the backup")
+	want := s.rows()
+	names := []string{s.Members[0].Name, s.Members[1].Name, s.Members[2].Name}
+
+	for _, m := range s.Members[1:] {
+		m.Kill(t)
+		m.Wipe(t)
+	}
+	s.run("restore", "dcs", "--plan").exits(t, exitRefused, names[0]+" runs without a quorum", "--from store", "term ")
+	s.Members[0].Kill(t)
+	s.run("restore", "dcs", "--plan").exits(t, exitOK, "> survivor "+names[0], "older than the survivor")
+	s.run("restore", "dcs", "--yes", "--without", names[2]).exits(t, exitPartly, "replace-member dcs "+names[2])
+	etcdtest.MustEqual(t, want, unleased(etcdtest.Rows(t, s.Client(t, s.Endpoints()[:2]...))))
+
+	s.run("replace-member", "dcs", "nobody").exits(t, exitError, "nobody")
+	s.run("replace-member", "dcs", names[2], "--plan").exits(t, exitOK, "the cluster has no member "+names[2], "2 of 2 voting members serve")
+	s.run("replace-member", "dcs", names[2]).exits(t, exitUsage, "--yes")
+	s.run("replace-member", "dcs", names[2], "--yes").exits(t, exitOK, "it has its vote")
+	etcdtest.MustEqual(t, want, unleased(etcdtest.Rows(t, s.Client(t, s.Endpoints()[2]))))
+
+	s.Members[1].Kill(t)
+	s.Members[1].Wipe(t)
+	s.run("restore", "dcs", "--yes").exits(t, exitRefused, "replace-member dcs "+names[1])
+	var r restored
+	s.run("-o", "json", "replace-member", "dcs", names[1], "--yes").exits(t, exitOK).decode(t, &r)
+	if !r.OK || len(r.Members) != 1 || r.Members[0].Name != names[1] || !r.Members[0].Healthy {
+		t.Errorf("report %+v", r)
+	}
+	etcdtest.MustEqual(t, want, s.rows())
+	s.run("check", "dcs").exits(t, 0, "3 of 3 members healthy")
+	s.run("replace-member", "dcs", names[0], "--yes").exits(t, exitRefused, "--replace-healthy "+names[0])
+	s.run("rollback", "dcs", "--yes").exits(t, exitError, "cannot be rolled back")
+	var runs []struct {
+		Runs []struct{ Kind, Outcome string }
+	}
+	s.run("-o", "json", "runs", "dcs").exits(t, exitOK).decode(t, &runs)
+	replaced := 0
+	for _, r := range runs[0].Runs {
+		if r.Kind == "replace" && r.Outcome == "ok" {
+			replaced++
+		}
+	}
+	if replaced != 2 {
+		t.Errorf("%d replacements are recorded: %+v", replaced, runs)
+	}
+}
