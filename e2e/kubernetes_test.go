@@ -9,6 +9,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/requorum/requorum/agents/agentstest"
 	"github.com/requorum/requorum/internal/etcdtest"
@@ -16,17 +18,25 @@ import (
 
 // A control plane writes to etcd what API servers write: registrations, each time under a new lease, and Lease objects.
 type controlPlane struct {
-	t      *testing.T
 	client *clientv3.Client
 	stop   context.CancelFunc
 	ctx    context.Context
 	wg     sync.WaitGroup
 }
 
-func newControlPlane(t *testing.T, client *clientv3.Client) *controlPlane {
-	p := &controlPlane{t: t, client: client}
+func (s *site) controlPlane() *controlPlane {
+	s.t.Helper()
+	cfg := s.ClientConfig()
+	// It finds an etcd that comes back at once, however long that was away.
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, MaxDelay: time.Second}, MinConnectTimeout: 5 * time.Second}))
+	client, err := clientv3.New(cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p := &controlPlane{client: client}
 	p.ctx, p.stop = context.WithCancel(context.Background())
-	t.Cleanup(p.end)
+	s.t.Cleanup(func() { p.end(); client.Close() })
 	return p
 }
 
@@ -82,7 +92,7 @@ func TestKubernetes(t *testing.T) {
 	old := time.Now().Add(-24 * time.Hour).UTC()
 	etcdtest.Put(t, client, "/registry/leases/default/abandoned", agentstest.KubernetesLease("default", "abandoned", "gone_1", 15, old))
 
-	before := newControlPlane(t, client)
+	before := s.controlPlane()
 	before.server("10.0.0.1")
 	before.server("10.0.0.2")
 	before.holder("kube-system/kube-scheduler", "cp1_aaaa")
@@ -96,12 +106,12 @@ func TestKubernetes(t *testing.T) {
 	s.lose()
 
 	// One node stays away, and another machine leads.
-	after := newControlPlane(t, s.Client(t))
+	after := s.controlPlane()
 	after.server("10.0.0.1")
 	after.server("10.0.0.2")
 	after.holder("kube-system/kube-scheduler", "cp2_bbbb")
 	after.holder("kube-node-lease/worker1", "worker1")
-	r := s.run("-o", "json", "restore", "dcs", "--yes", "--agent-deadline", "20s").exits(t, exitAgents, "kube-node-lease/worker2 (last held by worker2)", "cp2_bbbb")
+	r := s.run("-o", "json", "restore", "dcs", "--yes", "--agent-deadline", "30s").exits(t, exitAgents, "kube-node-lease/worker2 (last held by worker2)", "cp2_bbbb")
 	var report restored
 	r.decode(t, &report)
 	if len(report.GhostsRemoved) != 1 || report.GhostsRemoved[0].Prefix != "/registry/masterleases/" || report.GhostsRemoved[0].Count != 2 {
@@ -122,7 +132,7 @@ func TestKubernetes(t *testing.T) {
 	s.run("show", "dcs", "latest").exits(t, exitOK, `encrypted at rest ("aescbc"): 1`, "not in a known form: 1")
 	after.end()
 	s.lose()
-	last := newControlPlane(t, s.Client(t))
+	last := s.controlPlane()
 	last.server("10.0.0.1")
 	last.server("10.0.0.2")
 	last.holder("kube-system/kube-scheduler", "cp2_bbbb")
