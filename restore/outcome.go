@@ -16,6 +16,9 @@ func (x *execution) outcome() (Report, error) {
 		}
 		x.partly = append(x.partly, fmt.Sprintf("%s left out; add them later with %s", strings.Join(x.plan.Without, ", "), strings.Join(later, " and ")))
 	}
+	if len(x.plan.Lost) > 0 {
+		x.partly = append(x.partly, fmt.Sprintf("%s could not be reached and is as the run left it; when it is back: %s", strings.Join(x.plan.Lost, ", "), x.command("rollback")))
+	}
 	report := x.report(nil)
 	switch {
 	case !x.agentsBack():
@@ -47,6 +50,13 @@ func (x *execution) stopped(ctx context.Context, at StepKind, err error) (Report
 		s.Members = append(s.Members, Standing{Member: m.Name, State: state})
 	}
 	s.Next = x.next()
+	if len(errs) > 0 && len(states) > 0 && x.plan.Kind != PlanReplace {
+		flags := x.flags()
+		for _, name := range sortedKeys(errs) {
+			flags = append(flags, "--without "+name)
+		}
+		s.Next = append(s.Next, x.command("rollback", flags...)+"  (if "+strings.Join(sortedKeys(errs), ", ")+" is lost: undoes it on the others)")
+	}
 	report := x.report(err)
 	if rerr := x.Repository.Record(ctx, x.runRecord(report, err.Error())); rerr != nil {
 		x.Log.Warn("write the record of this run", "error", rerr)

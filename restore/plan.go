@@ -57,9 +57,11 @@ type Plan struct {
 	Gate       map[string]agents.Baseline `json:"gate,omitempty"`
 	Prepared   *Prepared                  `json:"prepared,omitempty"`
 	// Abandoned says that a rollback of this run has begun: it is not gone on with.
-	Abandoned bool      `json:"abandoned,omitempty"`
-	Discards  *Discards `json:"discards,omitempty"` // with a rollback of a started cluster
-	Replace   *Replace  `json:"replace,omitempty"`  // with PlanReplace; Members is the one to be replaced
+	Abandoned bool `json:"abandoned,omitempty"`
+	// Lost, with a rollback of this run, are members that could not be reached for it. They are still as the run left them.
+	Lost     []string  `json:"lost,omitempty"`
+	Discards *Discards `json:"discards,omitempty"` // with a rollback of a started cluster
+	Replace  *Replace  `json:"replace,omitempty"`  // with PlanReplace; Members is the one to be replaced
 
 	Steps []Step `json:"steps"`
 }

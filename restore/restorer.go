@@ -102,20 +102,20 @@ func latest(states map[string]State) *HostRun {
 		}
 		ended := !j.Ended.IsZero()
 		switch {
+		case best != nil && best.Plan.Run == j.Plan.Run:
 		case best == nil, best.Ended && !ended, best.Ended == ended && j.Plan.Started.After(best.Plan.Started):
 			best = &HostRun{Plan: j.Plan, Ended: ended}
-		case best.Plan.Run != j.Plan.Run:
+		default:
 			continue
 		}
-		if best.Plan.Run == j.Plan.Run {
-			best.Members = append(best.Members, name)
-			best.Ended = best.Ended && ended
-			if j.Plan.progress() > best.Plan.progress() {
-				best.Plan = j.Plan
-			}
-			if s.Lock != nil && s.Lock.Run == j.Run {
-				best.Lock, best.LockDead = s.Lock, s.Dead
-			}
+		best.Members = append(best.Members, name)
+		best.Ended = best.Ended && ended
+		// What one member knows to be abandoned is; another one may have been lost meanwhile.
+		if a, b := j.Plan.Abandoned, best.Plan.Abandoned; a && !b || a == b && j.Plan.progress() > best.Plan.progress() {
+			best.Plan = j.Plan
+		}
+		if s.Lock != nil && s.Lock.Run == j.Run {
+			best.Lock, best.LockDead = s.Lock, s.Dead
 		}
 	}
 	return best

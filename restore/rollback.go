@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/requorum/requorum/agents"
@@ -16,6 +17,9 @@ import (
 // new cluster was started it renames the old dirs back, and starts again what had been running. After that it is a restore
 // from the old dirs: a client may have seen what the new cluster served. Report and errors are those of [Restorer.Run]; the writes that
 // it would discard are refused until DiscardWrites allows it.
+//
+// A member in Without that took part in the run is lost: the others are rolled back without it. Where the old dirs just return, it is rolled back by
+// the same call without that, once it is there again.
 func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 	begun := r.Now()
 	last, err := r.find(ctx, run)
@@ -23,7 +27,13 @@ func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 		return Report{}, err
 	}
 	plan := last.Plan
-	r.Without = plan.Without
+	plan.Lost = nil
+	for _, m := range plan.Members {
+		if slices.Contains(r.Without, m.Name) {
+			plan.Lost = append(plan.Lost, m.Name)
+		}
+	}
+	r.Without = slices.Concat(plan.Without, plan.Lost)
 	if plan.Kind == PlanReplace {
 		if err := r.replaceUndone(plan, last.Ended); err != nil {
 			return Report{}, err
@@ -48,7 +58,7 @@ func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("roll back run %s: %w", plan.Run, err)
 	}
-	if !last.Ended && !served(states) {
+	if !last.Ended && !served(states, len(plan.Lost)) {
 		return r.revertRun(ctx, plan, begun, false)
 	}
 	return r.restoreBefore(ctx, plan, !last.Ended, begun)
@@ -82,9 +92,10 @@ func (r *Restorer) find(ctx context.Context, run string) (*HostRun, error) {
 	return nil, fmt.Errorf("%w: no host remembers a run of cluster %s, so there is nothing to roll back", ErrNothingToRestore, r.Cluster)
 }
 
-// served says whether the new cluster can have answered a client: this run began to start it, or somebody else started so many members that they are a quorum.
-func served(states map[string]State) bool {
-	opened := 0
+// served says whether the new cluster can have answered a client: this run began to start it, or somebody else started so many members that they are a quorum. What
+// became of lost members nobody knows.
+func served(states map[string]State, lost int) bool {
+	opened := lost
 	for _, s := range states {
 		if s.Journal != nil && !s.Journal.Here.StartBegun.IsZero() {
 			return true
@@ -93,7 +104,7 @@ func served(states map[string]State) bool {
 			opened++
 		}
 	}
-	return opened > len(states)/2
+	return opened > (len(states)+lost)/2
 }
 
 // revertRun puts the old dirs back. The plan is marked first, so that nothing goes on with it.

@@ -93,8 +93,32 @@ func (r *Restorer) resume(ctx context.Context, last *HostRun, begun time.Time) (
 	if err := r.adopt(plan); err != nil {
 		return Report{}, err
 	}
+	if err := r.leftBehind(ctx, last); err != nil {
+		return Report{}, err
+	}
 	x := &execution{Restorer: r, plan: &plan, begun: begun, resumed: true}
 	return x.execute(ctx)
+}
+
+// leftBehind refuses to go on with a run that ended without a member which was lost then, and is there again with what the run left on it.
+func (r *Restorer) leftBehind(ctx context.Context, last *HostRun) error {
+	states, _, err := r.inspect(ctx, last.Plan.Run, false, false)
+	if err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(states) {
+		j := states[name].Journal
+		switch {
+		case j == nil || j.Ended.IsZero() || states[name].Place == PlaceNew: // the last step may have been cut off
+		case j.Plan.Abandoned:
+			last.Plan.Abandoned = true
+			return r.unfinished(last)
+		default:
+			return fmt.Errorf("run %s ended on %s while %s could not be reached: nothing goes on with it. Stop etcd on %[3]s, move its data dir and what lies beside it (DIR.requorum, DIR.staged-%[1]s, DIR.before-%[1]s) away, and bring it back with %[4]q",
+				last.Plan.Run, name, strings.Join(last.Members, ", "), r.command("replace-member", last.Members[0]))
+		}
+	}
+	return nil
 }
 
 // adopt makes sure that the configuration is still the plan's.
@@ -109,7 +133,8 @@ func (r *Restorer) adopt(plan Plan) error {
 	for _, m := range r.targets() {
 		now = append(now, m.Member)
 	}
-	if !slices.Equal(now, plan.Members) {
+	then := slices.DeleteFunc(slices.Clone(plan.Members), func(m Member) bool { return slices.Contains(plan.Lost, m.Name) })
+	if !slices.Equal(now, then) {
 		return fmt.Errorf("run %s is unfinished, and the members of cluster %s are configured otherwise now than when it was planned: "+
 			"go on with the configuration and the --without of then, or undo it with them by %q", plan.Run, r.Cluster, r.command("rollback"))
 	}
@@ -306,6 +331,9 @@ func (x *execution) lockAll(ctx context.Context) error {
 			if errors.As(err, &h) && h.Code == HostLocked && h.Lock != nil {
 				return &LockedError{Member: m.Name, Lock: *h.Lock, Age: x.Now().Sub(h.Lock.Heartbeat), Dead: h.Dead}
 			}
+			if x.resumed && !x.reverting() {
+				return fmt.Errorf("lock: %w; if that host is lost, undo the run on the others with %q", err, x.command("rollback", append(x.flags(), "--without "+m.Name)...))
+			}
 			return fmt.Errorf("lock: %w", err)
 		}
 	}
@@ -353,7 +381,11 @@ func (x *execution) beat(ctx context.Context, cancel context.CancelCauseFunc) {
 
 // applyAll does one action on every member at once.
 func (x *execution) applyAll(ctx context.Context, a Action) error {
-	return each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
+	return x.applyTo(ctx, x.targets(), a)
+}
+
+func (x *execution) applyTo(ctx context.Context, members []Placed, a Action) error {
+	return each(ctx, members, func(ctx context.Context, _ int, m Placed) error {
 		return m.On.Apply(ctx, x.request(a, m))
 	})
 }

@@ -54,20 +54,21 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 // stop is the first barrier: no member runs, and none can be started by a service manager.
 func (x *execution) stop(ctx context.Context, step *Step) error {
 	var running []string
+	targets := x.toStop()
 	for range intrusions {
-		if err := x.applyAll(ctx, ActInhibit); err != nil {
+		if err := x.applyTo(ctx, targets, ActInhibit); err != nil {
 			return err
 		}
-		if err := x.oneByOne(ctx, ActStop); err != nil {
+		if err := x.oneByOne(ctx, targets, ActStop); err != nil {
 			return err
 		}
 		if err := x.see(ctx); err != nil {
 			return err
 		}
 		running = running[:0]
-		for _, name := range sortedKeys(x.states) {
-			if s := x.states[name]; !s.Stopped() || !s.Inhibited {
-				running = append(running, name)
+		for _, m := range targets {
+			if s := x.states[m.Name]; !s.Stopped() || !s.Inhibited {
+				running = append(running, m.Name)
 			}
 		}
 		if len(running) == 0 {
@@ -79,11 +80,23 @@ func (x *execution) stop(ctx context.Context, step *Step) error {
 		Advice: "find out who does, and run the same command again"}
 }
 
+// toStop are the members that must not run meanwhile: all of them, but where old dirs return, those whose dirs were exchanged. The others have been stopped by
+// the run, or were left in peace when it was rolled back without this one.
+func (x *execution) toStop() []Placed {
+	if !x.reverting() {
+		return x.targets()
+	}
+	return slices.DeleteFunc(x.targets(), func(m Placed) bool {
+		s := x.states[m.Name]
+		return s.Place == PlaceOld && s.Journal != nil && s.Journal.Here.SwapBegun.IsZero()
+	})
+}
+
 // oneByOne does one action on one member after another, on all of them whatever becomes of one. Members of an etcd that stop at the same
 // moment wait for each other: the leader tries for 7 s to hand its lead to a follower that stops as well.
-func (x *execution) oneByOne(ctx context.Context, a Action) error {
+func (x *execution) oneByOne(ctx context.Context, members []Placed, a Action) error {
 	var errs []error
-	for _, m := range x.targets() {
+	for _, m := range members {
 		errs = append(errs, m.On.Apply(ctx, x.request(a, m)))
 	}
 	return errors.Join(errs...)

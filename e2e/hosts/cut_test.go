@@ -81,6 +81,41 @@ func TestLinkCut(t *testing.T) {
 	etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
 }
 
+// TestHostLost loses a host for good in the middle of a restore: the others are rolled back without it, and it itself once it is there again.
+func TestHostLost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3)
+	d := s.newDesk(t, "desk1", s.hosts...)
+	client := s.found(t, s.hosts...)
+	etcdtest.MustFill(t, client, etcdtest.FillOptions{Keys: 300})
+	d.run(t, "backup", "dcs").exits(t, exitOK)
+	etcdtest.Put(t, client, "/later", "x")
+	want := s.rows(t, s.hosts...)
+	h3 := s.hosts[2]
+
+	c := d.start(t, "restore", "dcs", "--yes", "--from", "store", "--replace-healthy", "dcs")
+	c.reaches(t, "\nstop ")
+	c.kill(t)
+	h3.off(t)
+	d.run(t, "restore", "dcs", "--yes").exits(t, exitError, h3.addr, "rollback dcs --without h3")
+	d.run(t, "rollback", "dcs", "--yes", "--without", "h3").exits(t, exitPartly, "h3 could not be reached")
+	etcdtest.MustEqual(t, want, s.rows(t, s.hosts[:2]...))
+
+	h3.on(t)
+	if out, err := h3.try(t, "/srv/etcd.sh", "start"); err == nil {
+		t.Errorf("starts are allowed on h3, which has the new dirs: %s", out)
+	}
+	d.run(t, "restore", "dcs", "--yes").exits(t, exitError, "is unfinished", "rollback dcs")
+	d.run(t, "rollback", "dcs", "--yes").exits(t, exitOK)
+	h3.startEtcd(t)
+	etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
+	for _, h := range s.hosts {
+		if out := h.exec(t, "sh", "-c", "ls -d /srv/etcd.staged-* /srv/etcd.before-* /srv/held 2>/dev/null || true"); strings.TrimSpace(out) != "" {
+			t.Errorf("on %s there is still %s", h.name, out)
+		}
+	}
+}
+
 // firstBackup is the id of the oldest backup.
 func firstBackup(t testing.TB, d *desk) string {
 	t.Helper()
