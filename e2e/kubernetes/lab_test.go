@@ -282,23 +282,24 @@ func (l *lab) watch(s *apiServer, path string) <-chan error {
 		l.t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := (&http.Client{Transport: l.http.Transport}).Do(req)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	done := make(chan struct{})
+	begun, ended, done := make(chan error, 1), make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(done)
+		resp, err := (&http.Client{Transport: l.http.Transport}).Do(req)
+		begun <- err
+		if err != nil {
+			return
+		}
 		defer resp.Body.Close()
 		var event json.RawMessage
-		for events := json.NewDecoder(resp.Body); ; {
-			if err := events.Decode(&event); err != nil {
-				ended <- err
-				return
-			}
+		for events := json.NewDecoder(resp.Body); err == nil; {
+			err = events.Decode(&event)
 		}
+		ended <- err
 	}()
+	if err := <-begun; err != nil {
+		l.t.Fatal(err)
+	}
 	l.t.Cleanup(func() { cancel(); <-done })
 	return ended
 }
