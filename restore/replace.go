@@ -336,6 +336,16 @@ func (x *execution) stageIdentity(ctx context.Context) error {
 		Join: &Join{ClusterID: rep.ClusterID, MemberID: rep.NewID}}, strings.NewReader(""))
 }
 
+// progressOf is what shows that a learner gets on: by its own answers, else by its disk.
+type progressOf struct {
+	applied    uint64
+	size, free int64
+	written    time.Time
+}
+
+// lookAgain is how often the disk of a learner that does not answer is looked at.
+const lookAgain = 5 * time.Second
+
 // promote waits until the learner has caught up and gives it its vote. It waits as long as the learner gets on.
 func (x *execution) promote(ctx context.Context) (string, error) {
 	rep, target := x.plan.Replace, x.targets()[0]
@@ -350,7 +360,8 @@ func (x *execution) promote(ctx context.Context) (string, error) {
 	}
 	defer func() { _ = own.Close() }() // what was asked has been answered
 	moved := x.Now()
-	var at [2]uint64
+	var at, seen progressOf
+	var looked time.Time
 	for {
 		_, members, err := c.CurrentMembers(ctx)
 		if err == nil {
@@ -372,12 +383,19 @@ func (x *execution) promote(ctx context.Context) (string, error) {
 			return "", err
 		}
 		for _, s := range statuses {
+			seen.applied, seen.size = s.RaftAppliedIndex, s.DBSize
 			if s.Err != nil {
 				waiting = errors.Join(waiting, s.Err)
 			}
-			if now := [2]uint64{s.RaftAppliedIndex, uint64(s.DBSize)}; now != at {
-				at, moved = now, x.Now()
+			if s.Err != nil && x.Now().Sub(looked) > lookAgain { // a learner checks no passwords, and none says how much of a snapshot has arrived
+				looked = x.Now()
+				if st, err := target.On.Inspect(ctx, InspectRequest{Member: target.Member, Run: x.plan.Run, Deep: true}); err == nil && !st.Stopped() {
+					seen.free, seen.written = st.FreeBytes, st.LastWrite
+				}
 			}
+		}
+		if seen != at {
+			at, moved = seen, x.Now()
 		}
 		if x.Now().Sub(moved) > x.HealthDeadline {
 			return "", fmt.Errorf("%s got no further for %s: %w; look at the log of its etcd", rep.Member, x.HealthDeadline, waiting)
