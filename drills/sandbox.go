@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -197,6 +198,12 @@ func Sweep(ctx context.Context, dir string, log *slog.Logger) {
 	}
 }
 
+// Ports are taken below the range from which systems give ports to outgoing connections, so that none slips onto one before its member starts.
+const (
+	firstPort = 10_000
+	lastPort  = 19_999
+)
+
 // freeURLs returns n URLs of loopback ports that are free now.
 func freeURLs(n int) ([]string, error) {
 	var urls []string
@@ -206,13 +213,16 @@ func freeURLs(n int) ([]string, error) {
 			_ = l.Close()
 		}
 	}()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		if len(urls) == n {
+			return urls, nil
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1)))
 		if err != nil {
-			return nil, fmt.Errorf("find a free port for the sandbox: %w", err)
+			continue // somebody else's
 		}
 		open = append(open, l)
 		urls = append(urls, "http://"+l.Addr().String())
 	}
-	return urls, nil
+	return nil, fmt.Errorf("find %d free ports for the sandbox: none between %d and %d can be listened on at 127.0.0.1", n, firstPort, lastPort)
 }
