@@ -118,7 +118,8 @@ type Signature struct {
 	Drill  string `json:"drill"`
 	Store  string `json:"store"` // or the file
 	Signed bool   `json:"signed"`
-	OK     bool   `json:"ok"`
+	Intact bool   `json:"intact"` // the page belongs to the report; of a signed one, the signature fits too
+	OK     bool   `json:"ok"`     // signed and intact
 	Detail string `json:"detail"`
 }
 
@@ -159,12 +160,17 @@ func verify(id, where string, key PublicKey, get func(file string) ([]byte, erro
 		return bad("it is the report of drill %s", r.ID)
 	}
 	s.Drill = r.ID
+	if !s.Signed && r.SignedBy != "" {
+		return bad("the report says that %s signed it, and its signature is missing", r.SignedBy)
+	}
 	switch page, err := get(catalog.DrillHTML); {
 	case err != nil:
 		return bad("the page: %v", err)
 	case digest(page) != r.HTML:
 		return bad("the page is not the one that belongs to the report: its sha256 is %s, not %s", digest(page), r.HTML)
-	case !s.Signed:
+	}
+	s.Intact = true
+	if !s.Signed {
 		return bad("not signed: anybody who can write to the store can have written it")
 	}
 	s.OK = true

@@ -86,7 +86,7 @@ func TestVerifyFiles(t *testing.T) {
 		{"changed", signer.Public(), func(f map[string][]byte) { f[catalog.DrillJSON] = append([]byte(" "), f[catalog.DrillJSON]...) }, false, true, "does not fit"},
 		{"changed page", signer.Public(), func(f map[string][]byte) { f[catalog.DrillHTML] = append(f[catalog.DrillHTML], ' ') }, false, true, "the page is not the one"},
 		{"short signature", signer.Public(), func(f map[string][]byte) { f[catalog.DrillSignature] = f[catalog.DrillSignature][:63] }, false, true, "does not fit"},
-		{"no signature", signer.Public(), func(f map[string][]byte) { delete(f, catalog.DrillSignature) }, false, false, "not signed"},
+		{"no signature", signer.Public(), func(f map[string][]byte) { delete(f, catalog.DrillSignature) }, false, false, "its signature is missing"},
 		{"no page", signer.Public(), func(f map[string][]byte) { delete(f, catalog.DrillHTML) }, false, true, "the page"},
 		{"nothing", signer.Public(), func(f map[string][]byte) { clear(f) }, false, false, "not exist"},
 	} {
@@ -104,5 +104,30 @@ func TestVerifyFiles(t *testing.T) {
 		if got.OK != c.ok || got.Signed != c.signed || !strings.Contains(got.Detail, c.words) {
 			t.Errorf("%s: %+v, want ok %v, signed %v, %q", c.name, got, c.ok, c.signed, c.words)
 		}
+	}
+}
+
+// A report that was never signed is told from one that lost its signature.
+func TestVerifyUnsigned(t *testing.T) {
+	common := Common{}
+	files, err := common.files(&Report{Format: Format, ID: "d0123456789a", Cluster: "dcs"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(file string) ([]byte, error) {
+		if b, ok := files[file]; ok {
+			return b, nil
+		}
+		return nil, fs.ErrNotExist
+	}
+	if s := VerifyFiles("here", nil, get); s.OK || s.Signed || !s.Intact || !strings.Contains(s.Detail, "not signed") {
+		t.Errorf("unsigned: %+v", s)
+	}
+	if page := string(files[catalog.DrillHTML]); !strings.Contains(page, "This report is not signed") {
+		t.Error("the page does not say that it is not signed")
+	}
+	files[catalog.DrillHTML] = append(files[catalog.DrillHTML], ' ')
+	if s := VerifyFiles("here", nil, get); s.Intact {
+		t.Errorf("unsigned, with another page: %+v", s)
 	}
 }

@@ -185,7 +185,7 @@ func (s *site) signatures(newest drills.Report) {
 			return bytes.Replace(b, []byte("Restore proven"), []byte("Restore PROVEN"), 1)
 		}, exitVerify, "the page is not the one"},
 		{"another signature", "sig", func(b []byte) []byte { return make([]byte, len(b)) }, exitVerify, "the signature does not fit"},
-		{"no signature", "sig", nil, exitPartly, "not signed"},
+		{"no signature", "sig", nil, exitVerify, "its signature is missing"},
 		{"no page", "html", nil, exitVerify, "the page"},
 	} {
 		whole := read(t, stored(c.kind))
@@ -282,6 +282,8 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 	}
 	s.run("drill", "dcs").exits(t, exitOK, "restore proven", "not signed") // the test damaged what it meant to, and only that
 	s.run("drills", "verify").exits(t, exitUsage, "--public-key")
+	s.run("keygen", "--signing", "-f", "drills.key").exits(t, exitOK)
+	s.run("drills", "verify", "--public-key", "drills.key.pub").exits(t, exitPartly, "not signed")
 	s.run("drills", "dcs").exits(t, exitOK, "FAILED at fetch", "objective missed")
 }
 

@@ -145,7 +145,7 @@ func newDrillsVerifyCommand(a *app) *cobra.Command {
 belongs to it. The public key is that of drill_signing_key_file, or given. With --file a report's files are checked
 where they lie, and nothing else is needed: no configuration, no store, no network.
 
-Exit code 13 when a signature does not fit or a file is missing, 3 when all signatures fit and some reports are not signed.`,
+Exit code 13 when a signature or a page does not fit or is missing, 3 when all signatures fit and some reports were never signed.`,
 		Args: maxArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.verifyDrills(cmd.Context(), args, key, file) },
 	}
@@ -224,7 +224,7 @@ func (a *app) showSignatures(found []drills.Signature) error {
 	for _, s := range found {
 		verdict := "ok"
 		switch {
-		case !s.OK && (s.Signed || s.Drill == "" || !strings.HasPrefix(s.Detail, "not signed")):
+		case !s.Intact:
 			verdict, code = "NOT OK", exitVerify
 		case !s.OK:
 			verdict = "unsigned"
