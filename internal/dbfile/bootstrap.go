@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -141,10 +143,45 @@ func bootstrap(d MemberDir, at position) (err error) {
 	if err := errors.Join(err, w.Close()); err != nil {
 		return fmt.Errorf("write the WAL in %s: %w", d.wal(), err)
 	}
+	if err := releaseWAL(d.wal()); err != nil {
+		return fmt.Errorf("release the WAL in %s: %w", d.wal(), err)
+	}
 	return snap.New(quiet(), filepath.Join(d.DataDir, "member", "snap")).SaveSnap(&raftpb.Snapshot{
 		Data:     etcdserver.GetMembershipInfoInV2Format(quiet(), f.cluster),
 		Metadata: &raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: conf},
 	})
+}
+
+// releaseWAL returns when nobody holds the locks of a WAL that this process has closed. Closing is not enough: a process that is being started
+// at that moment, whatever it is, has a copy of every descriptor until it runs its own program, and with it the locks. An etcd that finds its WAL
+// locked ends at once.
+func releaseWAL(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range files {
+		f, err := os.Open(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return err
+		}
+		err = flock(f, unix.LOCK_EX)
+		if err == nil {
+			err = flock(f, unix.LOCK_UN) // for the copies too
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // wal is where the WAL belongs.

@@ -3,13 +3,17 @@ package dbfile
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
@@ -173,5 +177,36 @@ func TestStageRefusesUnprepared(t *testing.T) {
 	}
 	if _, err := os.Stat(d.DataDir); !os.IsNotExist(err) {
 		t.Errorf("the refusal left something behind: %v", err)
+	}
+}
+
+// A WAL is released only when nobody has it locked any more: an etcd that finds it locked ends at once.
+func TestReleaseWAL(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "0000000000000000-0000000000000000.wal")
+	holder, err := os.Create(path) // as a process that is being started has a copy of
+	if err == nil {
+		err = flock(holder, unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var released atomic.Bool
+	time.AfterFunc(100*time.Millisecond, func() {
+		released.Store(true)
+		holder.Close()
+	})
+	if err := releaseWAL(dir); err != nil {
+		t.Fatal(err)
+	}
+	if !released.Load() {
+		t.Error("a WAL that somebody has locked counts as released")
+	}
+	f, err := os.Open(path)
+	if err == nil {
+		err = errors.Join(flock(f, unix.LOCK_EX|unix.LOCK_NB), f.Close())
+	}
+	if err != nil {
+		t.Errorf("the WAL cannot be locked after it was released: %v", err)
 	}
 }
