@@ -19,7 +19,7 @@ import (
 )
 
 // serverStart bounds the start of one member of a sandbox, which waits for a quorum of the others.
-const serverStart = 3 * time.Minute
+const serverStart = 10 * time.Minute
 
 // sandboxServer is the etcd of a place: binary, or the one that is built in.
 func sandboxServer(binary string, secure *sandboxTLS, p drills.Place) drills.Server {
