@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,8 +63,9 @@ func TestKilledThenRolledBack(t *testing.T) {
 				b.declined(t)
 			}
 			if out, _, err := b.process("rollback", ""); err != nil {
-				if point == "done:edit" {
-					return // no host knew of the run yet
+				// No host knew of the run yet: a prediction goes on beside the locking and staging, and may come before both.
+				if unknown := strings.Contains(out, "has been rolled back already") || strings.Contains(out, "no host remembers a run"); point == "done:edit" || point == "done:predict" && unknown {
+					return
 				}
 				t.Fatalf("rollback: %v\n%s", err, out)
 			}
