@@ -113,7 +113,7 @@ func replayable(e *raftpb.Entry) ([]byte, error) {
 }
 
 // appendEntries puts requests behind the write-ahead log of a lone member, as entries that are committed.
-func appendEntries(dir string, requests [][]byte) error {
+func appendEntries(dir string, requests [][]byte) (err error) {
 	snaps, err := wal.ValidSnapshotEntries(quiet(), dir)
 	if err != nil {
 		return err
@@ -126,7 +126,7 @@ func appendEntries(dir string, requests [][]byte) error {
 	if err != nil {
 		return err
 	}
-	defer w.Close()
+	defer func() { err = errors.Join(err, w.Close(), releaseWAL(dir)) }()
 	w.SetUnsafeNoFsync()
 	_, state, before, err := w.ReadAll()
 	if err != nil {
