@@ -191,15 +191,16 @@ func TestServeReplicas(t *testing.T) {
 		{"one cut off", func(r string) { proxies[r].Set(etcdtest.Fault{Stall: true}) }, func(r string) { proxies[r].Set(etcdtest.Fault{}) }},
 	} {
 		gap, others := during(c.what, c.fault, c.heal)
-		if bound := max(others, every) + lease + slack; gap > bound {
-			t.Errorf("%s: %s between two backups, want at most %s: what the others took, and a lease", c.what, gap, bound)
+		late := max(others, every) - every // what the machine makes runs late by: once for the run, and once for the takeover
+		if bound := every + lease + slack + 2*late; gap > bound {
+			t.Errorf("%s: %s between two backups, want at most %s, since others took %s", c.what, gap, bound, others)
 		}
 	}
 	during("no coordination", func(string) {
 		coordination.Kill(t)
 		gone := time.Now()
 		until(t, "alerts of all replicas, and verification without coordination", func() bool {
-			alerted, verified := map[string]bool{}, map[any]bool{}
+			alerted, verified := map[string]bool{}, false
 			for _, r := range names {
 				for _, l := range logLines(t, filepath.Join(f.dir, r+".log")) {
 					if at, err := time.Parse(time.RFC3339Nano, fmt.Sprint(l["time"])); err != nil || at.Before(gone) {
@@ -209,11 +210,11 @@ func TestServeReplicas(t *testing.T) {
 						alerted[r] = true
 					}
 					if l["msg"] == "run is done" && l["kind"] == "verify" {
-						verified[l["cluster"]] = true
+						verified = true
 					}
 				}
 			}
-			return len(alerted) == len(names) && len(verified) == len(f.names)
+			return len(alerted) == len(names) && verified
 		})
 	}, func(string) { coordination.Start(t) })
 
