@@ -67,6 +67,7 @@ bench: packages servers build ## speed and memory against etcdctl and etcdutl in
 	$(GO) test -run '^$$' -bench . -timeout 30m -p 1 ./internal/seal ./internal/dbfile ./storage/s3
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/service
 	$(GO) test -run '^$$' -bench . -timeout 120m ./e2e/bench
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/hosts
 
 lab: packages servers ## every disaster with real Patroni and PostgreSQL, each row counted (10 minutes, needs root; PATRONI=4)
 	REQUORUM_LAB=1 REQUORUM_LAB_PATRONI=$(PATRONI) $(GO) test -v -count 1 -timeout 60m ./e2e/patroni
