@@ -2,9 +2,14 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -18,7 +23,25 @@ func TestServeDrills(t *testing.T) {
 	t.Parallel()
 	s := newDrillSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
 	port := etcdtest.FreePort(t)
-	serve := fmt.Sprintf("serve: {listen: '127.0.0.1:%d', watch: 1s}\n", port)
+	var mu sync.Mutex
+	var told []string
+	people := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, string(body))
+	}))
+	defer people.Close()
+	hears := func(words ...string) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.ContainsFunc(told, func(body string) bool {
+				return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(body, w) })
+			})
+		}
+	}
+	serve := fmt.Sprintf("serve: {listen: '127.0.0.1:%d', watch: 1s}\nnotify: {wait: 0s, to: [{webhook: {url: '%s'}}]}\n", port, people.URL)
 	configure := func(drill string) {
 		s.cluster = drillAgents + fmt.Sprintf("    objectives: {rto: 10m, drill_age: 100d}\n    schedules: {snapshot: '@every 1h', drill: %s, jitter: 0s}\n", drill)
 		s.configure()
@@ -56,6 +79,7 @@ func TestServeDrills(t *testing.T) {
 	if err != nil || r.By.How != "schedule" || !r.OK {
 		t.Errorf("the report: %+v, %v", r.By, err)
 	}
+	until(t, "people to be told of it", hears(`"status":"news"`, "drill "+r.ID+" proved", r.Report))
 	if strings.Contains(page(port, "/api/v1/alerts"), "drill") {
 		t.Errorf("alerts: %s", page(port, "/api/v1/alerts"))
 	}
@@ -74,6 +98,7 @@ func TestServeDrills(t *testing.T) {
 	}
 	shows("/api/v1/alerts", `"drill_failed"`)
 	shows("/api/v1/alerts", `failed at step \"fetch\"`)
+	until(t, "people to be told of the failure", hears("drill_failed", `failed at step \"fetch\"`))
 	write(t, identity, whole)
 	until(t, "the alert to be over", func() bool {
 		alerts := page(port, "/api/v1/alerts")

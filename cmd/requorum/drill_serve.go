@@ -44,9 +44,13 @@ func (t *target) drillWork() service.Work {
 			return service.Report{}, drillFailure{fmt.Sprintf("drill %s failed at step %q: expected: %s; found: %s; try: %s", report.ID, f.Step, f.Expected, f.Found, f.Try), err}
 		}
 		if err != nil {
-			err = fmt.Errorf("%w: %w", errEvidence, err)
+			return service.Report{}, fmt.Errorf("%w: %w", errEvidence, err)
 		}
-		return service.Report{}, err
+		seconds := func(s float64) time.Duration {
+			return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond)
+		}
+		return service.Report{News: fmt.Sprintf("drill %s proved that backup %s of %s restores: RTO %s, RPO %s; its report is %s (requorum drills %s)", report.ID, report.Source.ID,
+			report.Source.Time.UTC().Format("2006-01-02 15:04 MST"), seconds(report.RTOSeconds), seconds(report.RPOSeconds), report.Report, t.cluster.Name)}, nil
 	}
 }
 

@@ -103,6 +103,9 @@ func (t *telling) RunEnded(r service.Run, res service.Result) {
 		t.people.Beat(r.Cluster)
 		t.metrics.BackedUp(r.Cluster, metrics.Backup{Bytes: res.Bytes, Keys: res.Keys, Seconds: res.Seconds})
 	}
+	if res.News != "" {
+		t.people.News(people.News{Cluster: r.Cluster, Name: string(r.Kind), What: res.News, Time: res.Ended.UTC()})
+	}
 }
 
 // StateChanged implements [service.Events].

@@ -162,7 +162,7 @@ func ParseTemplate(text string) (*template.Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	sample := Message{Problems: []Told{{Problem: Problem{Cluster: "dcs", Name: "rpo", Severity: "critical", What: "a problem"}}}, Recovered: []Told{{}}}
+	sample := Message{Problems: []Told{{Problem: Problem{Cluster: "dcs", Name: "rpo", Severity: "critical", What: "a problem"}}}, Recovered: []Told{{}}, News: []News{{}}}
 	sample.describe()
 	return t, t.Execute(io.Discard, sample)
 }
@@ -203,7 +203,7 @@ const slackText = 3500
 // Send implements Receiver.
 func (s *Slack) Send(ctx context.Context, m Message) error {
 	first, rest := m.Summary, strings.TrimSpace(m.Text)
-	if len(m.Problems)+len(m.Recovered) == 1 { // the summary would say it twice
+	if len(m.Problems)+len(m.Recovered)+len(m.News) == 1 { // the summary would say it twice
 		first, rest, _ = strings.Cut(rest, "\n")
 	}
 	text := strings.TrimSpace("*" + plain(first) + "*\n" + plain(rest))

@@ -9,7 +9,7 @@ import (
 
 // A Message is what a receiver is told at once; its JSON is what a webhook gets, and its fields are what a template works with.
 type Message struct {
-	Status    string    `json:"status"`  // problem, or recovered when everything in it is over
+	Status    string    `json:"status"`  // problem; recovered when everything in it is over; news when nothing was wrong
 	Summary   string    `json:"summary"` // one line
 	Text      string    `json:"text"`    // all of it, in lines
 	Host      string    `json:"host"`    // the replica that tells
@@ -17,6 +17,7 @@ type Message struct {
 	Standing  int       `json:"standing"`  // problems that this receiver cares for and that stand now, told here or before
 	Problems  []Told    `json:"problems"`  // new ones, worse ones, and those told again; the worst first
 	Recovered []Told    `json:"recovered"` // what was told and is over
+	News      []News    `json:"news"`      // what went well, told once
 }
 
 // Told is one problem in a message.
@@ -27,15 +28,21 @@ type Told struct {
 	Seconds  float64 `json:"seconds,omitempty"`  // of what is over: how long it stood
 }
 
-func (m Message) empty() bool { return len(m.Problems)+len(m.Recovered) == 0 }
+func (m Message) empty() bool { return len(m.Problems)+len(m.Recovered)+len(m.News) == 0 }
 
 // describe fills in status, summary and text.
 func (m *Message) describe() {
-	m.Status = "problem"
-	if len(m.Problems) == 0 {
+	switch {
+	case len(m.Problems) > 0:
+		m.Status = "problem"
+	case len(m.Recovered) > 0:
 		m.Status = "recovered"
+	default:
+		m.Status = "news"
 	}
 	switch {
+	case m.Status == "news" && len(m.News) == 1:
+		m.Summary = "OK: " + subject(m.News[0].Cluster) + ": " + firstLine(m.News[0].What)
 	case len(m.Problems) == 1 && len(m.Recovered) == 0:
 		p := m.Problems[0]
 		m.Summary = strings.ToUpper(p.Severity) + ": " + subject(p.Cluster) + ": " + firstLine(p.What)
@@ -50,11 +57,17 @@ func (m *Message) describe() {
 		if n := len(m.Recovered); n > 0 {
 			parts = append(parts, fmt.Sprintf("%d recovered", n))
 		}
-		for _, p := range slices.Concat(m.Problems, m.Recovered) {
-			if c := subject(p.Cluster); !slices.Contains(clusters, c) {
-				clusters = append(clusters, c)
+		if m.Status == "news" {
+			parts = append(parts, fmt.Sprintf("OK: %d reports", len(m.News)))
+			for _, n := range m.News {
+				clusters = append(clusters, subject(n.Cluster))
 			}
 		}
+		for _, p := range slices.Concat(m.Problems, m.Recovered) {
+			clusters = append(clusters, subject(p.Cluster))
+		}
+		slices.Sort(clusters)
+		clusters = slices.Compact(clusters)
 		m.Summary = strings.Join(parts, ", ") + ": " + strings.Join(clusters, ", ")
 	}
 	var b strings.Builder
@@ -73,6 +86,9 @@ func (m *Message) describe() {
 	}
 	for _, p := range m.Recovered {
 		fmt.Fprintf(&b, "RECOVERED after %s: %s: %s\n", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second), subject(p.Cluster), p.What)
+	}
+	for _, n := range m.News {
+		fmt.Fprintf(&b, "OK: %s: %s\n", subject(n.Cluster), n.What)
 	}
 	if others := m.Standing - len(m.Problems); others > 0 {
 		fmt.Fprintf(&b, "%s told before still %s\n", count(others, "problem"), map[bool]string{true: "stands", false: "stand"}[others == 1])

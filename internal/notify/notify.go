@@ -62,7 +62,15 @@ type Target struct {
 }
 
 func (t Target) wants(p Problem) bool {
-	return rank(p.Severity) >= max(rank(t.Severity), 1) && (t.Clusters == nil || p.Cluster == "" || slices.Contains(t.Clusters, p.Cluster))
+	return rank(p.Severity) >= max(rank(t.Severity), 1) && t.cares(p.Cluster)
+}
+
+func (t Target) wantsNews(n News) bool {
+	return rank(t.Severity) <= rank("warning") && t.cares(n.Cluster)
+}
+
+func (t Target) cares(cluster string) bool {
+	return t.Clusters == nil || cluster == "" || slices.Contains(t.Clusters, cluster)
 }
 
 // A Heartbeat is a URL to call after each success for a cluster.
@@ -125,6 +133,17 @@ type standing struct {
 	times int // it happened
 }
 
+// News is something good that happened once, such as a drill that passed. It is told once to whoever wants warnings of the cluster.
+type News struct {
+	Cluster string    `json:"cluster"`
+	Name    string    `json:"name"` // of a closed set
+	What    string    `json:"what"`
+	Time    time.Time `json:"time"`
+}
+
+// mostNews bounds what is kept for a receiver that does not take messages: the oldest are dropped.
+const mostNews = 20
+
 // New returns a notifier. Nothing is sent before Run.
 func New(o Options) *Notifier {
 	n := &Notifier{host: o.Host, sent: o.Sent, log: o.Log, standing: map[key]*standing{}, replaced: make(chan struct{})}
@@ -182,6 +201,18 @@ func (n *Notifier) Problem(p Problem) {
 		s.Problem = p
 		if p.Happens || s.times == 0 {
 			s.times++
+		}
+	})
+}
+
+// News tells something once.
+func (n *Notifier) News(news News) {
+	n.change(func() {
+		for _, t := range n.tellers {
+			if t.wantsNews(news) {
+				t.news = append(t.news, news)
+				t.news = t.news[max(0, len(t.news)-mostNews):]
+			}
 		}
 	})
 }

@@ -308,6 +308,38 @@ func TestReplace(t *testing.T) {
 	})
 }
 
+// News is told once, to whoever wants to hear of more than what is critical, and waits for a receiver that is out.
+func TestNews(t *testing.T) {
+	all, critical, other := &fake{}, &fake{}, &fake{}
+	run(t, Options{Audience: Audience{Repeat: time.Hour, Targets: []Target{
+		{Name: "all", Receiver: all}, {Name: "critical", Receiver: critical, Severity: "critical"}, {Name: "other", Receiver: other, Clusters: []string{"b"}}}}}, func(n *Notifier) {
+		all.refuse(&Error{What: "it is out", Permanent: true})
+		n.News(News{Cluster: "a", Name: "drill", What: "drill d1 proved a restore", Time: time.Now()})
+		after(time.Second)
+		all.refuse(nil)
+		after(3 * time.Hour)
+		if got := all.took(); got != "OK: a: drill d1 proved a restore" {
+			t.Errorf("told %q", got)
+		}
+		n.Problem(problem("a", "quorum", "critical"))
+		n.News(News{Cluster: "b", Name: "drill", What: "drill d2 proved a restore", Time: time.Now()})
+		after(time.Minute)
+		if got := other.took(); got != "OK: b: drill d2 proved a restore" {
+			t.Errorf("told %q", got)
+		}
+		if got := critical.took(); strings.Contains(got, "OK") || !strings.Contains(got, "quorum") {
+			t.Errorf("whoever wants what is critical is told %q", got)
+		}
+		texts := ""
+		for _, m := range all.all() {
+			texts += m.Text
+		}
+		if strings.Count(texts, "OK: b: drill d2 proved a restore") != 1 || !strings.Contains(texts, "quorum is wrong") {
+			t.Errorf("told\n%s", texts)
+		}
+	})
+}
+
 func TestMessage(t *testing.T) {
 	since := time.Date(2026, 11, 22, 5, 55, 0, 0, time.UTC)
 	m := Message{Standing: 3,

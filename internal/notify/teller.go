@@ -13,6 +13,7 @@ type teller struct {
 	Target
 	told    map[key]told
 	changed chan struct{} // something may be to be told
+	news    []News        // not told yet; of the notifier's mutex
 }
 
 // told is what a target knows of a problem.
@@ -81,7 +82,7 @@ func (t *teller) lastly(ctx context.Context) {
 func (t *teller) difference(now time.Time) Message {
 	t.n.mu.Lock()
 	defer t.n.mu.Unlock()
-	m := Message{Time: now.UTC(), Host: t.n.host, Problems: []Told{}, Recovered: []Told{}}
+	m := Message{Time: now.UTC(), Host: t.n.host, Problems: []Told{}, Recovered: []Told{}, News: append([]News{}, t.news...)}
 	for k, s := range t.n.standing {
 		if s.times == forgotten {
 			delete(t.told, k)
@@ -119,6 +120,9 @@ func (t *teller) note(m Message) {
 	for _, p := range m.Recovered {
 		delete(t.told, key{p.Cluster, p.Name})
 	}
+	t.n.mu.Lock()
+	defer t.n.mu.Unlock()
+	t.news = slices.DeleteFunc(t.news, func(n News) bool { return slices.Contains(m.News, n) })
 }
 
 // nextRepeat is how long until something is to be told again.

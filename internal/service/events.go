@@ -81,6 +81,7 @@ type Result struct {
 	Keys        int64              // live ones
 	Seconds     map[string]float64 // by stage: of the closed set of package backup
 
+	News   string   // what people are told once of a run that went well
 	Alerts []string // what a person should look at though the run succeeded: a shrunken backup, a foreign line
 }
 

@@ -125,7 +125,7 @@ func (s *Service) execute(ctx context.Context, c Cluster, run Run, work Work) Re
 	s.events().RunStarted(run)
 	report, err := work(ctx, log, id)
 	r := Result{Ended: s.o.Now(), Outcome: OK, Err: err, RunID: id, Backup: report.Backup, Time: report.Time, Bytes: report.Bytes, StoredBytes: report.StoredBytes,
-		Keys: report.Keys, Seconds: report.Seconds, Alerts: report.Alerts}
+		Keys: report.Keys, Seconds: report.Seconds, Alerts: report.Alerts, News: report.News}
 	switch cause := context.Cause(ctx); {
 	case err == nil:
 	case ctx.Err() == nil || report.Backup != "": // a backup exists, whatever ended then

@@ -33,6 +33,7 @@ type Report struct {
 	Keys        int64
 	Seconds     map[string]float64
 	Alerts      []string
+	News        string // what people are told once of a run that went well; "" for what is routine
 }
 
 // Job is one kind of work of a cluster.
