@@ -31,6 +31,12 @@ func TestRestoredUsers(t *testing.T) {
 	b.Options.Connect = connect(tlsConfig, "root", "then")
 	b.backup()
 	want := unleased(b.rows())
+	b.Options.Connect = connect(tlsConfig, "root", "of another day")
+	fromStore := func(o *restore.Options) { o.From = "store" }
+	if _, err := b.restorer(nil, fromStore).Run(t.Context()); !errors.As(err, new(restore.Refusal)) || !strings.Contains(err.Error(), "is healthy") {
+		t.Fatalf("a cluster that serves, but does not know the password: %v", err)
+	}
+	b.Options.Connect = connect(tlsConfig, "root", "then")
 	b.Kill(t)
 	b.Wipe(t)
 

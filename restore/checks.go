@@ -3,6 +3,7 @@ package restore
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -44,13 +45,14 @@ func (r *Restorer) observe(ctx context.Context, run string, deep bool) (*observe
 	}
 	answers := 0
 	for _, s := range o.statuses {
-		if s.Err == nil {
+		if s.Err == nil || errors.Is(s.Err, cluster.ErrAuth) {
 			answers++
 		}
 	}
 	if answers > 0 {
 		for _, h := range c.Health(ctx) {
-			if h.OK {
+			// Before a member refuses who asks it agrees with a quorum, as for the read itself.
+			if h.OK || errors.Is(h.Err, cluster.ErrAuth) {
 				o.healthy = append(o.healthy, h.Endpoint)
 			}
 		}
