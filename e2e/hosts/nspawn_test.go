@@ -190,8 +190,13 @@ func boot(t testing.TB, hosts ...*debian) {
 			"--hostname="+h.name, "--network-namespace-path=/run/netns/"+h.ns, "--register=no", "--keep-unit", "--console=pipe",
 			"--link-journal=no", "--bind-ro="+h.etcd+":/usr/local/bin/etcd", "--bind-ro="+etcdtest.Binary(t, "etcdctl", etcdtest.Latest)+":/usr/local/bin/etcdctl")
 	}
+	begun := time.Now()
 	for _, h := range hosts {
 		until(t, h.name+" to boot", func() bool {
+			if !h.booted && time.Since(begun) > 2*time.Minute { // two seconds are usual
+				console, _ := os.ReadFile(filepath.Join(h.dir, "console.log"))
+				t.Skipf("a host with systemd does not come up here: %s", lastLine(string(console)))
+			}
 			if !h.program.Running() {
 				console, _ := os.ReadFile(filepath.Join(h.dir, "console.log"))
 				if h.booted {
