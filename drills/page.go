@@ -8,6 +8,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 //go:embed page.html
@@ -232,17 +234,7 @@ func (v view) Charts() []chart {
 }
 
 // size writes bytes as a person reads them.
-func size(n int64) string {
-	const unit = 1000
-	if n < unit {
-		return fmt.Sprintf("%d\u202fB", n)
-	}
-	f, exp := float64(n)/unit, 0
-	for f >= unit && exp < 4 {
-		f, exp = f/unit, exp+1
-	}
-	return fmt.Sprintf("%.1f\u202f%cB", f, "kMGTP"[exp])
-}
+func size(n int64) string { return strings.ReplaceAll(catalog.Size(n), " ", "\u202f") }
 
 // number groups digits by three, with narrow spaces.
 func number(n int64) string {
