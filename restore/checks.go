@@ -40,24 +40,41 @@ func (r *Restorer) observe(ctx context.Context, run string, deep bool) (*observe
 		return nil, fmt.Errorf("connect to cluster %s: %w", r.Cluster, err)
 	}
 	defer func() { _ = c.Close() }() // nothing was written through it
-	if o.statuses, err = c.Status(ctx); err != nil {
-		return nil, err
-	}
-	answers := 0
-	for _, s := range o.statuses {
-		if s.Err == nil || errors.Is(s.Err, cluster.ErrAuth) {
-			answers++
+	for begun := time.Now(); ; {
+		if o.statuses, err = c.Status(ctx); err != nil {
+			return nil, err
 		}
-	}
-	if answers > 0 {
 		for _, h := range c.Health(ctx) {
 			// Before a member refuses who asks it agrees with a quorum, as for the read itself.
 			if h.OK || errors.Is(h.Err, cluster.ErrAuth) {
 				o.healthy = append(o.healthy, h.Endpoint)
 			}
 		}
+		if len(o.healthy) > 0 || !o.mayElect(r.Members) || time.Since(begun) > electionPatience {
+			return o, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(500 * time.Millisecond):
+		}
 	}
-	return o, nil
+}
+
+// electionPatience is how long a quorum of running members that serves nothing may be electing a leader: after that it has none.
+const electionPatience = 15 * time.Second
+
+// mayElect says whether so many members run that they may serve in a moment, although none does now.
+func (o *observed) mayElect(members []Placed) bool {
+	up := 0
+	for _, m := range members {
+		s, inspected := o.states[m.Name]
+		answered := slices.ContainsFunc(o.statuses, func(status cluster.MemberStatus) bool { return status.Endpoint == m.ClientURL && status.Err == nil })
+		if answered || inspected && !s.Stopped() {
+			up++
+		}
+	}
+	return up > len(members)/2
 }
 
 // checks looks at everything that can be judged without the database. Refusals and failures are
