@@ -29,7 +29,7 @@ func TestKilledRestoreGoesOn(t *testing.T) {
 	for _, stage := range stages {
 		t.Run(stage, func(t *testing.T) {
 			s := s.in(t)
-			s.killed(stage, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", s.list()[0].ID)
+			s.killed(stage, func() {}, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", s.list()[0].ID)
 			args := []string{"--at", s.list()[0].ID}
 			if stage == "predict" { // no host knew of it yet
 				args = append(args, "--replace-healthy", "dcs")
@@ -50,14 +50,18 @@ func TestKilledRestoreIsRolledBack(t *testing.T) {
 	for _, stage := range stages[1:] {
 		t.Run(stage, func(t *testing.T) {
 			s := s.in(t)
-			etcdtest.Put(t, s.Client(t), "/data/late", stage)
-			before, id := s.rows(), s.Members[0].Status(t).Header.ClusterId
-			s.killed(stage, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", b.ID)
+			var before []etcdtest.Row
+			var id uint64
+			r := s.killed(stage, func() {
+				etcdtest.Put(t, s.Client(t), "/data/late", stage)
+				before, id = s.rows(), s.Members[0].Status(t).Header.ClusterId
+			}, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", b.ID)
 			s.run("rollback", "dcs", "--yes", "--discard-writes").exits(t, exitOK)
 			s.WaitHealthy(t)
 			etcdtest.MustEqual(t, before, s.rows())
 			served := stage == "start" || stage == "prove"
-			if same := s.Members[0].Status(t).Header.ClusterId == id; same == served {
+			late := !served && strings.Contains(r.stderr, "\nallow ") // the signal came when starts may have begun: either is right
+			if same := s.Members[0].Status(t).Header.ClusterId == id; same == served && !late {
 				t.Errorf("the cluster id is the old one: %v; the new cluster may have been seen by clients: %v", same, served)
 			}
 			s.settled()
@@ -72,13 +76,19 @@ func (s *site) in(t *testing.T) *site {
 	return &sub
 }
 
-// killed runs a command that is killed after a stage.
-func (s *site) killed(stage string, args ...string) {
+// killed runs a command that is killed after a stage, and once more if it was done before the signal came; before each run it calls before.
+func (s *site) killed(stage string, before func(), args ...string) (r result) {
 	s.t.Helper()
-	c := s.start(args...)
-	c.reaches(s.t, stage)
-	c.signal(s.t, syscall.SIGKILL)
-	c.wait(s.t).exits(s.t, -1)
+	for attempt := 1; ; attempt++ {
+		before()
+		c := s.start(args...)
+		c.reaches(s.t, stage)
+		c.signal(s.t, syscall.SIGKILL)
+		if r = c.wait(s.t); r.code != exitOK || attempt == 5 {
+			r.exits(s.t, -1)
+			break
+		} // it was done before the signal came
+	}
 	for _, m := range s.Members {
 		if found, _ := filepath.Glob(m.DataDir + "/member/snap/db"); len(found) == 0 {
 			s.t.Errorf("killed after %s, %s is left empty", stage, m.Name)
@@ -93,6 +103,7 @@ func (s *site) killed(stage string, args ...string) {
 	if len(ids) > 1 {
 		s.t.Errorf("killed after %s, two clusters run: %x", stage, ids)
 	}
+	return r
 }
 
 // settled fails the test if a run that has ended left something to be done.
