@@ -1,10 +1,7 @@
 package dbfile
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
 
@@ -21,51 +18,23 @@ import (
 // ignores them, and with these ids it can be a member of this cluster only, never found another.
 //
 // Of d only DataDir, WALDir and Name count. For the rest it is like Stage.
-func StageJoining(d MemberDir, clusterID, memberID uint64) (err error) {
-	defer func() {
+func StageJoining(d MemberDir, clusterID, memberID uint64) error {
+	err := build(d, func(d MemberDir) error {
+		metadata, err := proto.Marshal(&etcdserverpb.Metadata{NodeID: proto.Uint64(memberID), ClusterID: proto.Uint64(clusterID)})
 		if err != nil {
-			err = fmt.Errorf("stage joining member %s in %s: %w", d.Name, d.DataDir, err)
-		}
-	}()
-	defer recovered(&err)
-	d.DataDir = filepath.Clean(d.DataDir)
-	tops := []string{d.DataDir}
-	if d.WALDir != "" {
-		d.WALDir = filepath.Clean(d.WALDir)
-		tops = append(tops, d.WALDir)
-	}
-	for _, dir := range tops {
-		if err := vacant(dir); err != nil {
 			return err
 		}
-	}
-	defer func() {
+		w, err := wal.Create(quiet(), d.wal(), metadata)
 		if err != nil {
-			for _, dir := range tops {
-				err = errors.Join(err, os.RemoveAll(dir))
-			}
+			return fmt.Errorf("create the write-ahead log: %w", err)
 		}
-	}()
-	for _, dir := range []string{filepath.Join(d.DataDir, "member", "snap"), filepath.Dir(d.wal())} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
+		if err := w.Close(); err != nil {
+			return fmt.Errorf("write the write-ahead log: %w", err)
 		}
-	}
-	metadata, err := proto.Marshal(&etcdserverpb.Metadata{NodeID: proto.Uint64(memberID), ClusterID: proto.Uint64(clusterID)})
+		return nil
+	}, settle)
 	if err != nil {
-		return err
-	}
-	w, err := wal.Create(quiet(), d.wal(), metadata)
-	if err != nil {
-		return fmt.Errorf("create the write-ahead log: %w", err)
-	}
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("write the write-ahead log: %w", err)
-	}
-	for _, dir := range tops {
-		if err := settle(dir); err != nil {
-			return err
-		}
+		return fmt.Errorf("stage joining member %s in %s: %w", d.Name, d.DataDir, err)
 	}
 	return nil
 }

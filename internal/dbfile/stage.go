@@ -35,7 +35,7 @@ type MemberDir struct {
 // prepared for. Everything is readable for the owner only and synced to disk, directories included, when Stage returns. When it fails
 // or ctx ends, what it made is removed. A db that is an *os.File is copied by the kernel, shared where the file system can.
 func Stage(ctx context.Context, d MemberDir, db io.Reader) error {
-	err := stage(ctx, d, func(f *os.File) error { return copyInto(ctx, f, db, startWriting) }, settle)
+	err := stage(d, func(f *os.File) error { return copyInto(ctx, f, db, startWriting) }, settle)
 	if err != nil {
 		return fmt.Errorf("stage member %s in %s: %w", d.Name, d.DataDir, err)
 	}
@@ -50,7 +50,7 @@ var aloneMember = Member{Name: "alone", PeerURLs: []string{"http://127.0.0.1:238
 // are as in the file; only membership and marks are replaced. For the rest it is like Stage, but does not sync to disk.
 func StageAlone(ctx context.Context, dataDir string, db io.Reader) error {
 	d := MemberDir{DataDir: dataDir, Name: aloneMember.Name, PeerURLs: aloneMember.PeerURLs, InitialCluster: initialCluster([]Member{aloneMember}), Token: "requorum-alone"}
-	err := stage(ctx, d, func(f *os.File) error {
+	err := stage(d, func(f *os.File) error {
 		if err := copyInto(ctx, f, db, func(*os.File, int64, int64) {}); err != nil {
 			return err
 		}
@@ -76,12 +76,26 @@ func StageAlone(ctx context.Context, dataDir string, db io.Reader) error {
 }
 
 // stage builds a data directory with the database as fill writes it, and calls finish for every directory that it made.
-func stage(ctx context.Context, d MemberDir, fill func(db *os.File) error, finish func(dir string) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil { // bbolt panics on a file that it cannot read
-			err = fmt.Errorf("%v", p)
+func stage(d MemberDir, fill func(db *os.File) error, finish func(dir string) error) error {
+	return build(d, func(d MemberDir) error {
+		f, err := os.OpenFile(filepath.Join(d.DataDir, "member", "snap", "db"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
 		}
-	}()
+		if err := errors.Join(fill(f), f.Close()); err != nil {
+			return err
+		}
+		at, err := positionOf(f.Name())
+		if err != nil {
+			return err
+		}
+		return bootstrap(d, at)
+	}, finish)
+}
+
+// build makes the directories of a member, has fill put into them what they shall hold, and calls finish for every directory that it made.
+// When that fails, what it made is removed.
+func build(d MemberDir, fill func(d MemberDir) error, finish func(dir string) error) (err error) {
 	d.DataDir = filepath.Clean(d.DataDir)
 	tops := []string{d.DataDir}
 	if d.WALDir != "" {
@@ -100,27 +114,13 @@ func stage(ctx context.Context, d MemberDir, fill func(db *os.File) error, finis
 			}
 		}
 	}()
-	if d.WALDir != "" {
-		if err := os.MkdirAll(filepath.Dir(d.WALDir), 0o700); err != nil {
+	defer recovered(&err)
+	for _, dir := range []string{filepath.Join(d.DataDir, "member", "snap"), filepath.Dir(d.wal())} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
 	}
-	snapDir := filepath.Join(d.DataDir, "member", "snap")
-	if err := os.MkdirAll(snapDir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(snapDir, "db"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(fill(f), f.Close()); err != nil {
-		return err
-	}
-	at, err := positionOf(f.Name())
-	if err != nil {
-		return err
-	}
-	if err := bootstrap(d, at); err != nil {
+	if err := fill(d); err != nil {
 		return err
 	}
 	for _, dir := range tops {

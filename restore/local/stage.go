@@ -138,7 +138,7 @@ func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, re
 		if err := receive(ctx, p.arriving(), t, req); err != nil {
 			return err
 		}
-		return dbfile.StageMoved(ctx, dir, p.arriving())
+		return dbfile.StageMoved(dir, p.arriving())
 	}
 	sum := sha256.New()
 	count := &counter{r: io.TeeReader(db, sum)}
