@@ -44,10 +44,12 @@ func (r *Restorer) observe(ctx context.Context, run string, deep bool) (*observe
 		if o.statuses, err = c.Status(ctx); err != nil {
 			return nil, err
 		}
-		for _, h := range c.Health(ctx) {
-			// Before a member refuses who asks it agrees with a quorum, as for the read itself.
-			if h.OK || errors.Is(h.Err, cluster.ErrAuth) {
-				o.healthy = append(o.healthy, h.Endpoint)
+		if slices.ContainsFunc(o.statuses, func(s cluster.MemberStatus) bool { return s.Err == nil || errors.Is(s.Err, cluster.ErrAuth) }) {
+			for _, h := range c.Health(ctx) {
+				// Before a member refuses who asks it agrees with a quorum, as for the read itself.
+				if h.OK || errors.Is(h.Err, cluster.ErrAuth) {
+					o.healthy = append(o.healthy, h.Endpoint)
+				}
 			}
 		}
 		if len(o.healthy) > 0 || !o.mayElect(r.Members) || time.Since(begun) > electionPatience {
