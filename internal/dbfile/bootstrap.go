@@ -57,7 +57,7 @@ func found(members, token string) (f founding, err error) {
 // quiet is a logger that says nothing, and panics where others would end the process: etcd's libraries do that on some errors.
 func quiet() *zap.Logger { return zap.New(nil, zap.WithFatalHook(zapcore.WriteThenPanic)) }
 
-// recovered makes a panic of etcd's libraries an error.
+// recovered makes a panic of etcd's libraries, or of bbolt on a file that it cannot read, an error.
 func recovered(err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("%v", p)

@@ -81,13 +81,11 @@ type Prepared struct {
 // When it fails, the file is as it was, perhaps without trailer; after a power cut nothing can be said of it.
 func Prepare(ctx context.Context, path string, o PrepareOptions) (_ Prepared, err error) {
 	defer func() {
-		if p := recover(); p != nil { // bbolt panics on a file that it cannot read
-			err = fmt.Errorf("%v", p)
-		}
 		if err != nil {
 			err = fmt.Errorf("prepare %s: %w", path, err)
 		}
 	}()
+	defer recovered(&err)
 	storage, err := storageVersion(o.TargetVersion)
 	if err != nil {
 		return Prepared{}, err

@@ -40,11 +40,7 @@ type Recovery struct {
 // A gap between database and log is ErrLogGap. An entry of a kind that this version does not know is an error. Memory holds the entries:
 // a server writes its database ten times a second, or after ten thousand of them.
 func StageRecovery(ctx context.Context, dataDir string, db io.Reader, at uint64, log io.Reader) (r Recovery, err error) {
-	defer func() { // etcd's libraries end the process on some errors, by way of the logger
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
-		}
-	}()
+	defer recovered(&err) // etcd's libraries end the process on some errors, by way of the logger
 	l, entries, err := receiveLog(log)
 	if err != nil {
 		return r, err
