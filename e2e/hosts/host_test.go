@@ -40,13 +40,13 @@ func (h *host) furnish(t testing.TB) {
 		text string
 		mode os.FileMode
 	}{
-		"passwd":          {read("/etc/passwd") + "op:x:1500:1500::/srv/op:/bin/sh\nguest:x:1501:1501::/srv/guest:/bin/sh\n", 0o644},
+		"passwd":          {read("/etc/passwd") + h.users + "op:x:1500:1500::/srv/op:/bin/sh\nguest:x:1501:1501::/srv/guest:/bin/sh\n", 0o644},
 		"group":           {read("/etc/group") + "op:x:1500:\nguest:x:1501:\n", 0o644},
 		"shadow":          {"root:*:19000:0:99999:7:::\nop:*:19000:0:99999:7:::\nguest:*:19000:0:99999:7:::\n", 0o640},
-		"sudoers":         {"root ALL=(ALL) ALL\nop ALL=(root) NOPASSWD: ALL\n", 0o440},
+		"sudoers":         {h.sudoers + "Defaults use_pty\nroot ALL=(ALL) ALL\nop ALL=(root) NOPASSWD: ALL\n", 0o440},
 		"hosts":           {hosts, 0o644},
 		"authorized_keys": {string(gossh.MarshalAuthorizedKey(h.site.key.PublicKey())), 0o644},
-		"sshd_config": {fmt.Sprintf(`ListenAddress %s
+		"sshd_config": {h.sshd + fmt.Sprintf(`ListenAddress %s
 Port 22
 HostKey /etc/ssh/hostkey
 AuthorizedKeysFile /etc/ssh/authorized_keys
@@ -87,17 +87,26 @@ for f in passwd group shadow sudoers hosts; do mount --bind `+h.disk("etc")+`/$f
 mount -t tmpfs tmpfs /run
 mkdir -p /run/sshd
 mount -t tmpfs tmpfs /tmp
-exec `+program(t, "sshd")+` -D -e -f /etc/ssh/sshd_config`)
+`+h.mounts+`
+exec `+h.under+` `+program(t, "sshd")+` -D -e -f /etc/ssh/sshd_config`)
 	until(t, "SSH on "+h.name, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		conn, err := h.site.dial(ctx, net.JoinHostPort(h.addr, "22"))
+		conn, err := dialFrom(ctx, h.ns, net.JoinHostPort(h.addr, "22"))
 		if err != nil {
 			return false
 		}
 		defer conn.Close()
 		return true
 	})
+}
+
+// again switches the host off and on, with what a test has changed of it.
+func (h *host) again(t testing.TB) {
+	t.Helper()
+	h.off(t)
+	h.furnish(t)
+	h.on(t)
 }
 
 // off cuts the host's power: every process on it is gone at once. Its disk keeps what was written.

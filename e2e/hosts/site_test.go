@@ -52,6 +52,13 @@ type host struct {
 
 	program *etcdtest.Program
 	hostKey gossh.Signer
+
+	// What a test may change before the host is switched on again.
+	sshd    string // lines of sshd_config that come first, and so count
+	sudoers string // lines that come first
+	users   string // lines of passwd
+	mounts  string // commands at the end of booting
+	under   string // a command that sshd runs under
 }
 
 // newSite makes a site with hosts h1, h2, …, switched on, with SSH served on port 22. The test is skipped where that is not possible.
@@ -228,14 +235,19 @@ func newKey(t testing.TB, path string) gossh.Signer {
 
 // dial connects from the desk. It is a dialer for gRPC clients of the test itself.
 func (s *site) dial(ctx context.Context, addr string) (net.Conn, error) {
-	runtime.LockOSThread() // the thread is in the desk's network for a moment: a socket stays where it was made
+	return dialFrom(ctx, s.desk, addr)
+}
+
+// dialFrom connects from a network namespace.
+func dialFrom(ctx context.Context, ns, addr string) (net.Conn, error) {
+	runtime.LockOSThread() // the thread is in that network for a moment: a socket stays where it was made
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		runtime.UnlockOSThread()
 		return nil, err
 	}
 	defer home.Close()
-	away, err := os.Open("/run/netns/" + s.desk)
+	away, err := os.Open("/run/netns/" + ns)
 	if err != nil {
 		runtime.UnlockOSThread()
 		return nil, err
@@ -243,11 +255,11 @@ func (s *site) dial(ctx context.Context, addr string) (net.Conn, error) {
 	defer away.Close()
 	if err := unix.Setns(int(away.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
-		return nil, fmt.Errorf("enter the desk's network: %w", err)
+		return nil, fmt.Errorf("enter network %s: %w", ns, err)
 	}
 	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", addr)
 	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return nil, fmt.Errorf("return from the desk's network: %w", back) // the thread stays locked, and ends with its goroutine
+		return nil, fmt.Errorf("return from network %s: %w", ns, back) // the thread stays locked, and ends with its goroutine
 	}
 	runtime.UnlockOSThread()
 	return conn, err
@@ -257,6 +269,16 @@ func (s *site) dial(ctx context.Context, addr string) (net.Conn, error) {
 func (h *host) cutFromDesk(t testing.TB) {
 	t.Helper()
 	ip(t, "-n", h.site.desk, "neighbour", "replace", h.addr, "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
+}
+
+// sshOnlyFrom closes the host's SSH port to all but the hosts that are named.
+func (h *host) sshOnlyFrom(t testing.TB, others ...*host) {
+	t.Helper()
+	rule := []string{"-n", h.ns, "rule", "add", "ipproto", "tcp", "sport", "22"}
+	for _, o := range others {
+		ip(t, append(rule, "to", o.addr, "pref", "10", "lookup", "main")...)
+	}
+	ip(t, append(rule, "pref", "20", "prohibit")...)
 }
 
 // slow limits what the host receives to a number of megabits a second.

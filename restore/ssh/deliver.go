@@ -11,41 +11,50 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 
 	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
-// What a host is asked first: who we are there, what machine it is, and for a directory that is ours alone and may hold programs. All is
-// plain sh and coreutils. NAME is the program's file name.
-const probeScript = `LC_ALL=C; export LC_ALL; u=$(id -u) || exit 1
-say() { echo "requorum:$1 $2"; }
-say uid "$u"; say os "$(uname -s)"; say arch "$(uname -m)"
+// What a host is asked first: who we are there, what machine it is, and for a directory that is ours alone, may hold programs, and has NEED kB of room or the
+// program already. All is plain sh and coreutils. NAME is the program's file name.
+const probeScript = `LC_ALL=C; export LC_ALL; u=$(id -u) || exit 1;
+say() { echo "requorum:$1 $2"; };
+say uid "$u"; say os "$(uname -s)"; say arch "$(uname -m)";
 if [ "$u" != 0 ] && [ SUDO = yes ]; then
-  if e=$(sudo -n true 2>&1); then say sudo ok; else say sudo "$(echo "$e" | tail -n 1)"; fi
-fi
+  if e=$(sudo -n true 2>&1); then say sudo ok; else say sudo "$(echo "$e" | tail -n 1)"; fi;
+fi;
 for b in /var/tmp /tmp "$HOME"; do
-  d=$b/requorum-$u; mkdir -m 700 "$d" 2>/dev/null
-  [ -d "$d" ] && [ ! -L "$d" ] && [ -O "$d" ] && chmod 700 "$d" || continue
-  t=$d/try.$$; printf "#!/bin/sh\nexit 0\n" >"$t" && chmod 700 "$t" && "$t"; r=$?; rm -f "$t"; rmdir "$d" 2>/dev/null
-  [ $r = 0 ] || continue
-  say dir "$d"; f=$d/NAME; if [ -f "$f" ]; then say sum "$(sha256sum <"$f" | cut -c1-64)"; fi
-  break
-done
+  [ -d "$b" ] || continue;
+  d=$b/requorum-$u; mkdir -m 700 "$d" 2>/dev/null;
+  [ -d "$d" ] && [ ! -L "$d" ] && [ -O "$d" ] && chmod 700 "$d" || continue;
+  f=$d/NAME; s=; if [ -f "$f" ]; then s=$(sha256sum <"$f" | cut -c1-64); fi;
+  t=$d/try.$$; echo exit 0 >"$t" && chmod 700 "$t" && "$t"; r=$?; rm -f "$t";
+  set -- $(df -Pk "$d" | tail -n 1); rmdir "$d" 2>/dev/null;
+  [ $r = 0 ] || continue;
+  if [ -z "$s" ] && [ "$4" -lt NEED ]; then continue; fi;
+  say dir "$d"; say sum "$s";
+  break;
+done;
 say end`
 
 // How the program gets there: whole, checked, or not at all.
-const bringScript = `umask 077; d=DIR; f=$d/NAME; mkdir -m 700 "$d" 2>/dev/null; [ -O "$d" ] || exit 1
-t=$f.part.$$; trap "rm -f $t" EXIT
-cat >"$t" && s=$(sha256sum <"$t" | cut -c1-64) || exit 1
-if [ "$s" != SUM ]; then echo "it arrived with sha256 $s" >&2; exit 1; fi
+const bringScript = `umask 077; d=DIR; f=$d/NAME; mkdir -m 700 "$d" 2>/dev/null; [ -O "$d" ] || exit 1;
+t=$f.part.$$; trap "rm -f $t" EXIT;
+cat >"$t" && s=$(sha256sum <"$t" | cut -c1-64) || exit 1;
+if [ "$s" != SUM ]; then echo "it arrived with sha256 $s" >&2; exit 1; fi;
 chmod 700 "$t" && mv -f "$t" "$f"`
 
-// sh wraps a script so that any login shell hands it to sh as it is. No script has a single quote in it.
-func sh(script string) string { return "exec /bin/sh -c '" + script + "'" }
+// sh wraps a script so that any login shell hands it to sh as it is: it has no single quote in it, and becomes one line, since csh takes no more.
+func sh(script string) string {
+	return "exec /bin/sh -c '" + strings.ReplaceAll(script, "\n", " ") + "'"
+}
 
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9/._+@-]+$`)
 
@@ -68,10 +77,12 @@ type program struct {
 	platform string
 	once     sync.Once
 	sum      string
+	size     int64
 	err      error
 }
 
-func (p *program) sha256() (string, error) {
+// identify reads the program, once, and returns its sha256. Its size is known after that.
+func (p *program) identify() (string, error) {
 	p.once.Do(func() {
 		f, err := os.Open(p.open)
 		if err != nil {
@@ -80,14 +91,14 @@ func (p *program) sha256() (string, error) {
 		}
 		defer f.Close()
 		h := sha256.New()
-		if _, p.err = io.Copy(h, f); p.err == nil {
+		if p.size, p.err = io.Copy(h, f); p.err == nil {
 			p.sum = hex.EncodeToString(h.Sum(nil))
 		}
 	})
 	return p.sum, p.err
 }
 
-// programs are this one and those of other platforms.
+// programs are this one and those of other platforms: those that are named, then those that lie beside this one as requorum-linux-ARCH.
 func (o Options) programs() ([]*program, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -105,7 +116,26 @@ func (o Options) programs() ([]*program, error) {
 		}
 		all = append(all, &program{path: path, open: path, platform: platform})
 	}
+	beside, err := filepath.Glob(filepath.Join(filepath.Dir(self), "requorum-linux-*"))
+	if err != nil {
+		return nil, fmt.Errorf("look for programs for other hosts: %w", err)
+	}
+	for _, path := range beside {
+		if platform, err := platformOf(path); err == nil && filepath.Base(path) == "requorum-"+strings.ReplaceAll(platform, "/", "-") && asTrusted(path, self) {
+			all = append(all, &program{path: path, open: path, platform: platform})
+		}
+	}
 	return all, nil
+}
+
+// asTrusted says whether a program that nobody named may be brought to hosts: it belongs to whom this one belongs to, and nobody else may write it. In
+// a directory such as /tmp anybody may have put it.
+func asTrusted(path, self string) bool {
+	var other, own unix.Stat_t
+	if unix.Lstat(path, &other) != nil || unix.Stat(self, &own) != nil {
+		return false
+	}
+	return other.Uid == own.Uid && other.Mode&unix.S_IFMT == unix.S_IFREG && other.Mode&0o022 == 0
 }
 
 // platformOf reads what platform a program is for. Hosts run Linux: restores need its ways of exchanging directories and finding processes.
@@ -125,26 +155,27 @@ func platformOf(path string) (string, error) {
 
 // A delivery is the program on a host, ready to be run.
 type delivery struct {
-	path string // of the program there
-	sudo bool
+	dir, name string // of the program there
+	sudo      bool
 }
 
 // command runs an agent there.
 func (d delivery) command(args string) string {
-	c := d.path + " host-agent " + args
+	c := d.dir + "/" + d.name + " host-agent " + args
 	if d.sudo {
 		c = "sudo -n -- " + c
 	}
 	return c
 }
 
-// look asks a machine what it is, and whether we may do there what is needed.
-func (h *Host) look(ctx context.Context, client *gossh.Client, name string) (machine, error) {
+// look asks a machine what it is, and whether we may do there what is needed with a program of that name and size.
+func (h *Host) look(ctx context.Context, client *gossh.Client, name string, size int64) (machine, error) {
 	sudo := "yes"
 	if h.hosts.opt.NoSudo {
 		sudo = "no"
 	}
-	out, err := output(ctx, client, sh(strings.NewReplacer("NAME", name, "SUDO", sudo).Replace(probeScript)), nil)
+	need := size>>10 + 1
+	out, err := output(ctx, client, sh(strings.NewReplacer("NAME", name, "SUDO", sudo, "NEED", strconv.FormatInt(need, 10)).Replace(probeScript)), nil)
 	if err != nil {
 		return machine{}, fmt.Errorf("look at host %s: %w", h.url, err)
 	}
@@ -164,69 +195,92 @@ func (h *Host) look(ctx context.Context, client *gossh.Client, name string) (mac
 	case !whole:
 		return m, fmt.Errorf("look at host %s: its shell answered %q: a host needs /bin/sh, id, uname and sha256sum", h.url, clip(out))
 	case sudo == "yes" && m.uid != "0" && m.sudo != "ok":
-		return m, fmt.Errorf("host %s: user %s may not become root by sudo without a password (%s): log in as root, or allow it there with a line such as %q in /etc/sudoers.d, or, if etcd belongs to that user, set ssh.sudo to false",
-			h.url, h.settings.user, m.sudo, h.settings.user+" ALL=(root) NOPASSWD: ALL")
+		return m, fmt.Errorf("host %s: user %s may not become root by sudo without a password and a terminal (%s): log in as root, or allow it there with a line such as %q in /etc/sudoers.d%s, or, if etcd belongs to that user, set ssh.sudo to false",
+			h.url, h.settings.user, m.sudo, h.settings.user+" ALL=(root) NOPASSWD: ALL", ttyLine(m.sudo, h.settings.user))
 	case m.dir == "":
-		return m, fmt.Errorf("host %s: none of /var/tmp, /tmp and the home directory of user %s may hold a program: each is missing, full, mounted noexec, or has a requorum-%s of somebody else", h.url, h.settings.user, m.uid)
+		return m, fmt.Errorf("host %s: none of /var/tmp, /tmp and the home directory of user %s may hold a program of %d MB: each is missing, full, mounted noexec, or has a requorum-%s of somebody else",
+			h.url, h.settings.user, size/1e6+1, m.uid)
 	}
 	return m, nil
 }
 
+// ttyLine is what else sudo needs to be told where it asks for a terminal.
+func ttyLine(complaint, user string) string {
+	if !strings.Contains(complaint, "tty") {
+		return ""
+	}
+	return fmt.Sprintf(" and another one, %q", "Defaults:"+user+" !requiretty")
+}
+
 // choose picks the program for a machine.
 func (h *Host) choose(m machine) (*program, error) {
-	for _, p := range h.hosts.programs {
+	var others []string
+	for i, p := range h.hosts.programs {
 		if p.platform == m.platform() {
 			return p, nil
+		}
+		if i > 0 {
+			others = append(others, fmt.Sprintf("%s is for %s", p.path, p.platform))
 		}
 	}
 	if strings.ToLower(m.os) != "linux" {
 		return nil, fmt.Errorf("host %s runs %s: members are restored on Linux", h.url, m.os)
 	}
-	return nil, fmt.Errorf("host %s is %s and this requorum is for %s: get version %s for %[2]s, and name its file in ssh.binaries",
-		h.url, m.platform(), h.hosts.programs[0].platform, h.hosts.opt.Version)
+	also := ""
+	if len(others) > 0 {
+		also = " (" + strings.Join(others, ", ") + ")"
+	}
+	_, arch, _ := strings.Cut(m.platform(), "/")
+	return nil, fmt.Errorf("host %s is %s and this requorum is for %s%s: get or build requorum %s for %[2]s (GOOS=linux GOARCH=%[6]s), and name its file in ssh.binaries, or put it beside this program as requorum-linux-%[6]s",
+		h.url, m.platform(), h.hosts.programs[0].platform, also, h.hosts.opt.Version, arch)
 }
 
-// deliver makes sure that the program is on the machine, whole.
-func (h *Host) deliver(ctx context.Context, client *gossh.Client) (delivery, error) {
+// find looks at a machine and picks the program for it. d says where the program belongs; there says that it is there, whole.
+func (h *Host) find(ctx context.Context, client *gossh.Client) (p *program, d delivery, there bool, err error) {
 	// The name holds the sum, so what is there is either this very program or not looked at. For which platform is not known before the
 	// machine was asked; its own comes first.
-	var m machine
-	p := h.hosts.programs[0]
-	for {
-		sum, err := p.sha256()
+	for p = h.hosts.programs[0]; ; {
+		sum, err := p.identify()
 		if err != nil {
-			return delivery{}, fmt.Errorf("read the program %s: %w", p.path, err)
+			return nil, d, false, fmt.Errorf("read the program %s: %w", p.path, err)
 		}
-		name := "requorum-" + sum[:16]
-		if m, err = h.look(ctx, client, name); err != nil {
-			return delivery{}, err
+		d.name = "requorum-" + sum[:16]
+		m, err := h.look(ctx, client, d.name, p.size)
+		if err != nil {
+			return nil, d, false, err
 		}
 		right, err := h.choose(m)
 		if err != nil {
-			return delivery{}, err
+			return nil, d, false, err
 		}
 		if right != p {
 			p = right
 			continue
 		}
-		d := delivery{path: m.dir + "/" + name, sudo: m.uid != "0" && !h.hosts.opt.NoSudo}
-		if m.sum == sum {
-			return d, nil
-		}
-		return d, h.bring(ctx, client, p, m.dir, name, sum)
+		d.dir, d.sudo = m.dir, m.uid != "0" && !h.hosts.opt.NoSudo
+		return p, d, m.sum == sum, nil
 	}
 }
 
-func (h *Host) bring(ctx context.Context, client *gossh.Client, p *program, dir, name, sum string) error {
+// deliver makes sure that the program is on the machine, whole.
+func (h *Host) deliver(ctx context.Context, client *gossh.Client) (delivery, error) {
+	p, d, there, err := h.find(ctx, client)
+	if err == nil && !there {
+		err = h.bring(ctx, client, p, d)
+	}
+	return d, err
+}
+
+func (h *Host) bring(ctx context.Context, client *gossh.Client, p *program, d delivery) error {
 	f, err := os.Open(p.open)
 	if err != nil {
 		return fmt.Errorf("read the program %s: %w", p.path, err)
 	}
 	defer f.Close()
-	h.hosts.opt.Log.Debug("bring the program", "host", h.url, "program", p.path, "to", dir)
-	script := strings.NewReplacer("DIR", dir, "NAME", name, "SUM", sum).Replace(bringScript)
+	h.hosts.opt.Log.Debug("bring the program", "host", h.url, "program", p.path, "to", d.dir)
+	script := strings.NewReplacer("DIR", d.dir, "NAME", d.name, "SUM", p.sum).Replace(bringScript)
 	if _, err := output(ctx, client, sh(script), f); err != nil {
-		return &bringError{fmt.Errorf("bring this program to %s on host %s: %w", dir, h.url, err)}
+		return &bringError{fmt.Errorf("bring this program to %s on host %s: %w", d.dir, h.url, err)}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,14 +33,24 @@ func (e *LostError) Unwrap() error { return e.Err }
 // aliveWithin.
 func connect(ctx context.Context, s settings) (*chain, error) {
 	c := &chain{}
-	for _, hop := range append(append([]settings{}, s.jumps...), s) {
-		if err := c.extend(ctx, hop); err != nil {
-			c.close()
-			if hop.addr != s.addr {
-				err = fmt.Errorf("jump host %s: %w", hop.name, err)
-			}
-			return nil, err
+	for i, hop := range append(slices.Clone(s.jumps), s) {
+		err := c.extend(ctx, hop)
+		if err == nil {
+			continue
 		}
+		c.close()
+		was := lost(err)
+		err = stripLost(err)
+		if len(hop.passed) > 0 {
+			err = fmt.Errorf("%w (the SSH configuration also says %s, which requorum does not follow)", err, strings.Join(hop.passed, ", "))
+		}
+		if i < len(s.jumps) {
+			err = fmt.Errorf("jump host %s: %w", hop.name, err)
+		}
+		if was {
+			err = &LostError{Host: s.name, Err: err}
+		}
+		return nil, err
 	}
 	return c, nil
 }
@@ -47,6 +58,7 @@ func connect(ctx context.Context, s settings) (*chain, error) {
 // A chain is a login on a machine, and on those on the way to it, the last one being the machine itself.
 type chain struct {
 	clients []*gossh.Client
+	last    settings // of the last one
 }
 
 func (c *chain) client() *gossh.Client { return c.clients[len(c.clients)-1] }
@@ -72,9 +84,9 @@ func (c *chain) extend(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	conn, err := c.dial(ctx, s.addr)
+	conn, err := c.dial(ctx, s)
 	if err != nil {
-		return &LostError{Host: s.name, Err: fmt.Errorf("connect: %w", err)}
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // which ends the handshake
 	nc, channels, requests, err := gossh.NewClientConn(conn, s.known, &gossh.ClientConfig{
@@ -88,33 +100,54 @@ func (c *chain) extend(ctx context.Context, s settings) error {
 		return keys.explain(ctx, err)
 	}
 	client := gossh.NewClient(nc, channels, requests)
-	c.clients = append(c.clients, client)
+	c.clients, c.last = append(c.clients, client), s
 	go watchAlive(client)
 	return nil
 }
 
-func (c *chain) dial(ctx context.Context, addr string) (net.Conn, error) {
+// dial connects to the next machine, from here or from the last one of the chain.
+func (c *chain) dial(ctx context.Context, s settings) (net.Conn, error) {
 	if len(c.clients) == 0 {
-		return (&net.Dialer{KeepAlive: aliveEvery}).DialContext(ctx, "tcp", addr)
+		conn, err := (&net.Dialer{KeepAlive: aliveEvery}).DialContext(ctx, "tcp", s.addr)
+		if err != nil {
+			return nil, &LostError{Host: s.name, Err: fmt.Errorf("connect: %w", err)}
+		}
+		return conn, nil
 	}
-	return c.client().DialContext(ctx, "tcp", addr)
+	conn, err := c.client().DialContext(ctx, "tcp", s.addr)
+	var refused *gossh.OpenChannelError
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.As(err, &refused) && refused.Reason == gossh.Prohibited:
+		return nil, fmt.Errorf("jump host %s lets user %s in, but does not forward to %s: its sshd_config must allow that (AllowTcpForwarding yes or local, no DisableForwarding, and PermitOpen, if set, with %s), "+
+			"and so must the key's line in authorized_keys (no restrict or no-port-forwarding)", c.last.name, c.last.user, s.addr, s.addr)
+	case errors.As(err, &refused):
+		return nil, &LostError{Host: s.name, Err: fmt.Errorf("connect: jump host %s does not reach %s: %s", c.last.name, s.addr, refused.Message)}
+	case ctx.Err() != nil:
+		return nil, &LostError{Host: s.name, Err: fmt.Errorf("connect: jump host %s does not reach %s within %s", c.last.name, s.addr, s.timeout)}
+	}
+	return nil, &LostError{Host: s.name, Err: fmt.Errorf("connect through jump host %s: %w", c.last.name, err)}
 }
 
 // explain turns the error of a handshake into one that says what to do.
 func (k *keyring) explain(ctx context.Context, err error) error {
+	notes := ""
+	if len(k.notes) > 0 {
+		notes = "; " + strings.Join(k.notes, "; ")
+	}
 	var wrong *HostKeyError
 	switch {
 	case errors.As(err, &wrong):
 		return wrong
 	case ctx.Err() != nil:
 		return &LostError{Host: k.name, Err: fmt.Errorf("log in to %s: no answer within %s", k.addr, k.timeout)}
+	case strings.Contains(err.Error(), "Too many authentication failures"):
+		return fmt.Errorf("%s gave up on user %s before all of the %d keys there are here had been tried: name the right one (ssh.identity_files, or IdentityFile, which is tried first; its public half is enough where an SSH agent has the secret one)%s",
+			k.addr, k.user, k.tried, notes)
 	case strings.Contains(err.Error(), "unable to authenticate"):
-		notes := ""
-		if len(k.notes) > 0 {
-			notes = "; " + strings.Join(k.notes, "; ")
-		}
 		return fmt.Errorf("user %s is not let in to %s with any key there is here%s: add the public key to that user's authorized_keys, or name the right key (ssh.identity_files, IdentityFile)", k.user, k.addr, notes)
-	case strings.Contains(err.Error(), "knownhosts:"), strings.Contains(err.Error(), "no common algorithm"):
+	case errors.Is(err, errCertificate), strings.Contains(err.Error(), "no common algorithm"):
 		return fmt.Errorf("log in to %s: %w", k.addr, err)
 	}
 	return &LostError{Host: k.name, Err: fmt.Errorf("log in to %s: %w", k.addr, err)}

@@ -145,11 +145,7 @@ func (h *Host) Check(ctx context.Context) error {
 		return h.about(err)
 	}
 	defer c.close()
-	m, err := h.look(ctx, c.client(), "none")
-	if err != nil {
-		return err
-	}
-	_, err = h.choose(m)
+	_, _, _, err = h.find(ctx, c.client())
 	return err
 }
 

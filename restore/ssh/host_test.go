@@ -211,7 +211,7 @@ func TestLeftBehind(t *testing.T) {
 	s := startServer(t, c.key.PublicKey())
 	c.knows(s)
 	hosts, h := c.open(s.addr, nil)
-	sum, err := hosts.programs[0].sha256()
+	sum, err := hosts.programs[0].identify()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func TestLeftBehind(t *testing.T) {
 
 	// One that arrives damaged is not run.
 	third, h3 := c.open(s.addr, nil)
-	if _, err := third.programs[0].sha256(); err != nil {
+	if _, err := third.programs[0].identify(); err != nil {
 		t.Fatal(err)
 	}
 	third.programs[0].sum = strings.Repeat("0", 64)
@@ -286,7 +286,7 @@ func TestOtherMachines(t *testing.T) {
 	}
 	s.path = bin + ":" + s.path
 	for _, test := range []struct{ system, machine, want string }{
-		{"Linux", "riscv64", "linux/riscv64 and this requorum is for linux/amd64: get version test for linux/riscv64, and name its file in ssh.binaries"},
+		{"Linux", "riscv64", "linux/riscv64 and this requorum is for linux/amd64: get or build requorum test for linux/riscv64 (GOOS=linux GOARCH=riscv64), and name its file in ssh.binaries"},
 		{"FreeBSD", "amd64", "members are restored on Linux"},
 	} {
 		uname(test.system, test.machine)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 type keyring struct {
 	settings
 	notes []string
+	tried int
 	conn  net.Conn // to the agent
 }
 
@@ -33,27 +35,28 @@ func (k *keyring) close() {
 	}
 }
 
-// signers are the keys in the order in which they are tried.
+// signers are the keys in the order in which they are tried: what files name comes first, wherever its secret half is, since servers give up after a few.
 func (k *keyring) signers(ctx context.Context) ([]gossh.Signer, error) {
-	named, public := k.files(k.identities, true)
-	var all []gossh.Signer
+	named, public := k.files(k.identities)
+	public = append(public, publics(named)...)
+	var all, others []gossh.Signer
 	all = append(all, named...)
 	for _, s := range k.agentKeys(ctx) {
-		listed := false
-		for _, p := range append(public, publics(named)...) {
-			listed = listed || bytes.Equal(p, s.PublicKey().Marshal())
-		}
-		if listed || !k.only {
+		switch {
+		case slices.ContainsFunc(public, func(p []byte) bool { return bytes.Equal(p, plain(s.PublicKey()).Marshal()) }):
 			all = append(all, s)
+		case !k.only:
+			others = append(others, s)
 		}
 	}
+	all = append(all, others...)
 	if len(k.identities) == 0 {
-		usual, _ := k.files([]string{home("id_ed25519"), home("id_ecdsa"), home("id_rsa")}, false)
+		usual, _ := k.files([]string{home("id_ed25519"), home("id_ecdsa"), home("id_rsa")})
 		all = append(all, usual...)
 	}
 	seen := map[string]bool{}
 	var signers []gossh.Signer
-	for _, s := range all {
+	for _, s := range append(k.certified(all), all...) {
 		if id := string(s.PublicKey().Marshal()); !seen[id] {
 			seen[id] = true
 			signers = append(signers, s)
@@ -62,7 +65,36 @@ func (k *keyring) signers(ctx context.Context) ([]gossh.Signer, error) {
 	if len(signers) == 0 {
 		return nil, fmt.Errorf("there is no key to log in with: %s", strings.Join(k.notes, "; "))
 	}
+	k.tried = len(signers)
 	return signers, nil
+}
+
+// certified are the keys for which there is a certificate among those that are named, each with it.
+func (k *keyring) certified(keys []gossh.Signer) (signers []gossh.Signer) {
+	for _, path := range k.certificates {
+		cert, err := readCertificate(path)
+		if err != nil {
+			k.note("%v", err)
+			continue
+		}
+		at := slices.IndexFunc(keys, func(s gossh.Signer) bool { return bytes.Equal(s.PublicKey().Marshal(), cert.Key.Marshal()) })
+		if at < 0 {
+			k.note("the key of certificate %s is neither in a file nor in an agent", path)
+			continue
+		}
+		if s, err := gossh.NewCertSigner(cert, keys[at]); err == nil {
+			signers = append(signers, s)
+		}
+	}
+	return signers
+}
+
+// plain is the key itself where it comes with a certificate.
+func plain(key gossh.PublicKey) gossh.PublicKey {
+	if cert, ok := key.(*gossh.Certificate); ok {
+		return cert.Key
+	}
+	return key
 }
 
 func publics(signers []gossh.Signer) (all [][]byte) {
@@ -73,7 +105,7 @@ func publics(signers []gossh.Signer) (all [][]byte) {
 }
 
 // files reads key files. public are the public halves of those that cannot be used here, which an agent may hold.
-func (k *keyring) files(paths []string, named bool) (signers []gossh.Signer, public [][]byte) {
+func (k *keyring) files(paths []string) (signers []gossh.Signer, public [][]byte) {
 	for _, path := range paths {
 		if b, err := os.ReadFile(path + ".pub"); err == nil {
 			if key, _, _, _, err := gossh.ParseAuthorizedKey(b); err == nil {
@@ -94,6 +126,9 @@ func (k *keyring) files(paths []string, named bool) (signers []gossh.Signer, pub
 		switch {
 		case errors.As(err, &locked):
 			k.note("%s has a passphrase: load it into an SSH agent with ssh-add", path)
+			if locked.PublicKey != nil {
+				public = append(public, locked.PublicKey.Marshal())
+			}
 			continue
 		case err != nil:
 			k.note("%s: %v", path, err)
@@ -109,16 +144,8 @@ func (k *keyring) files(paths []string, named bool) (signers []gossh.Signer, pub
 
 // certificate is the key with the certificate that lies beside it, if there is one.
 func certificate(path string, s gossh.Signer) gossh.Signer {
-	b, err := os.ReadFile(path + "-cert.pub")
+	cert, err := readCertificate(path + "-cert.pub")
 	if err != nil {
-		return nil
-	}
-	key, _, _, _, err := gossh.ParseAuthorizedKey(b)
-	if err != nil {
-		return nil
-	}
-	cert, ok := key.(*gossh.Certificate)
-	if !ok {
 		return nil
 	}
 	signer, err := gossh.NewCertSigner(cert, s)
@@ -126,6 +153,22 @@ func certificate(path string, s gossh.Signer) gossh.Signer {
 		return nil
 	}
 	return signer
+}
+
+func readCertificate(path string) (*gossh.Certificate, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	key, _, _, _, err := gossh.ParseAuthorizedKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	cert, ok := key.(*gossh.Certificate)
+	if !ok {
+		return nil, fmt.Errorf("%s is a %s, not a certificate", path, key.Type())
+	}
+	return cert, nil
 }
 
 func (k *keyring) agentKeys(ctx context.Context) []gossh.Signer {

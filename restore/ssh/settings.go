@@ -1,32 +1,32 @@
 package ssh
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
-
-	"github.com/kevinburke/ssh_config"
 )
 
 // settings are all that is needed to reach one machine.
 type settings struct {
-	name       string // as it was asked for
-	addr       string // host:port to connect to
-	user       string
-	identities []string      // key files that were named; empty: the usual ones
-	only       bool          // no key of an agent but those of the key files
-	agent      string        // socket of the SSH agent, empty for none
-	knownHosts []string      // files
-	known      string        // host:port as it stands in them
-	timeout    time.Duration // for connecting
-	jumps      []settings    // machines to go through, in their order
+	name         string // as it was asked for
+	addr         string // host:port to connect to
+	user         string
+	identities   []string      // key files that were named; empty: the usual ones
+	certificates []string      // files of certificates that were named
+	only         bool          // no key of an agent but those of the key files
+	agent        string        // socket of the SSH agent, empty for none
+	knownHosts   []string      // files
+	known        string        // host:port as it stands in them
+	timeout      time.Duration // for connecting
+	jumps        []settings    // machines to go through, in their order
+	passed       []string      // what the configuration says that is not followed
 }
 
 // maxJumps bounds chains of ProxyJump, which may be circles.
@@ -49,68 +49,29 @@ func (o Options) settings(raw string) (settings, error) {
 	return s, nil
 }
 
-// configs are the configuration files in the order in which they count.
-func (o Options) configs() (found []*ssh_config.Config, err error) {
-	files := []string{home("config"), "/etc/ssh/ssh_config"}
-	if o.Config != "" {
-		files = []string{o.Config}
-	}
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) && o.Config == "" {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the SSH configuration: %w", err)
-		}
-		c, err := ssh_config.DecodeBytes(b)
-		if err != nil {
-			return nil, fmt.Errorf("read the SSH configuration %s: %w; name a simpler file as ssh.config", file, err)
-		}
-		found = append(found, c)
-	}
-	return found, nil
-}
-
 // home is a file in the user's .ssh directory.
-func home(name string) string {
-	dir, err := os.UserHomeDir()
-	if err != nil {
-		return filepath.Join("/nonexistent", name) // whoever has no home has no file in it
+func home(name string) string { return filepath.Join(homeDir(), ".ssh", name) }
+
+// homeDir is the user's home directory, also where, as for a service, the environment does not name it.
+func homeDir() string {
+	if dir, err := os.UserHomeDir(); err == nil {
+		return dir
 	}
-	return filepath.Join(dir, ".ssh", name)
+	if u, err := user.Current(); err == nil && u.HomeDir != "" {
+		return u.HomeDir
+	}
+	return "/nonexistent" // whoever has no home has no file in it
 }
 
-func (o Options) resolve(configs []*ssh_config.Config, alias, login, port string, depth int) (settings, error) {
+func (o Options) resolve(configs [][]configLine, alias, login, port string, depth int) (settings, error) {
 	s := settings{name: alias}
 	if depth > maxJumps {
 		return s, fmt.Errorf("more than %d jump hosts: ProxyJump of %s leads in a circle", maxJumps, alias)
 	}
-	var failed error
-	get := func(key string) string {
-		for _, c := range configs {
-			v, err := c.Get(alias, key)
-			if err != nil {
-				failed = errors.Join(failed, fmt.Errorf("SSH configuration, %s: %w", key, err))
-			}
-			if v != "" {
-				return v
-			}
-		}
-		return ""
-	}
-	all := func(key string) (values []string) {
-		for _, c := range configs {
-			v, err := c.GetAll(alias, key)
-			if err != nil {
-				failed = errors.Join(failed, fmt.Errorf("SSH configuration, %s: %w", key, err))
-			}
-			values = append(values, v...)
-		}
-		return values
-	}
-	host := first(get("HostName"), alias)
-	host = strings.NewReplacer("%%", "%", "%h", alias).Replace(host)
+	says := ask(configs, alias, login)
+	get := says.value
+	s.passed = says.passed
+	host := says.hostName()
 	s.user = first(login, get("User"), me())
 	port = first(port, get("Port"), "22")
 	s.addr = net.JoinHostPort(strings.Trim(host, "[]"), port)
@@ -120,8 +81,13 @@ func (o Options) resolve(configs []*ssh_config.Config, alias, login, port string
 	}
 	expand := s.expander(host, port)
 
-	for _, file := range all("IdentityFile") {
-		s.identities = append(s.identities, expand(file))
+	for _, file := range says.values["identityfile"] {
+		if !strings.EqualFold(file, "none") {
+			s.identities = append(s.identities, expand(file))
+		}
+	}
+	for _, file := range says.values["certificatefile"] {
+		s.certificates = append(s.certificates, expand(file))
 	}
 	s.only = strings.EqualFold(get("IdentitiesOnly"), "yes")
 	s.agent = os.Getenv("SSH_AUTH_SOCK")
@@ -131,11 +97,11 @@ func (o Options) resolve(configs []*ssh_config.Config, alias, login, port string
 		s.agent = os.ExpandEnv(expand(socket))
 	}
 	users, global := []string{home("known_hosts"), home("known_hosts2")}, []string{"/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"}
-	if v := get("UserKnownHostsFile"); v != "" {
-		users = strings.Fields(v)
+	if v := says.values["userknownhostsfile"]; v != nil {
+		users = v
 	}
-	if v := get("GlobalKnownHostsFile"); v != "" {
-		global = strings.Fields(v)
+	if v := says.values["globalknownhostsfile"]; v != nil {
+		global = v
 	}
 	for _, file := range append(users, global...) {
 		if !strings.EqualFold(file, "none") && file != os.DevNull {
@@ -158,8 +124,8 @@ func (o Options) resolve(configs []*ssh_config.Config, alias, login, port string
 	if c := get("ProxyCommand"); c != "" && !strings.EqualFold(c, "none") && jump == "" {
 		return s, fmt.Errorf("the SSH configuration of %s has a ProxyCommand, which is not supported: use ProxyJump", alias)
 	}
-	if failed != nil {
-		return s, failed
+	if f := get("RevokedHostKeys"); f != "" && !strings.EqualFold(f, "none") {
+		return s, fmt.Errorf("the SSH configuration of %s has RevokedHostKeys, which is not supported: mark such keys with @revoked in known_hosts", alias)
 	}
 	if jump == "" || strings.EqualFold(jump, "none") {
 		return s, nil
@@ -185,17 +151,22 @@ func (o Options) resolve(configs []*ssh_config.Config, alias, login, port string
 	return s, nil
 }
 
-// expander fills in the tokens of file names.
+// expander fills in the tokens and the ${VARIABLES} of file names.
 func (s settings) expander(host, port string) func(string) string {
-	dir, _ := os.UserHomeDir() // without one ~ stays as it is
-	r := strings.NewReplacer("%%", "%", "%d", dir, "%h", host, "%n", s.name, "%p", port, "%r", s.user, "%u", me())
+	known, _, _ := net.SplitHostPort(s.known) // it was joined
+	here, _ := os.Hostname()                  // without a name it is empty
+	short, _, _ := strings.Cut(here, ".")
+	r := strings.NewReplacer("%%", "%", "%d", homeDir(), "%h", host, "%n", s.name, "%p", port, "%r", s.user, "%u", me(),
+		"%i", strconv.Itoa(os.Getuid()), "%k", known, "%l", here, "%L", short)
 	return func(file string) string {
-		if rest, ok := strings.CutPrefix(file, "~/"); ok && dir != "" {
-			file = filepath.Join(dir, rest)
+		if rest, ok := strings.CutPrefix(file, "~/"); ok {
+			file = filepath.Join(homeDir(), rest)
 		}
-		return r.Replace(file)
+		return variable.ReplaceAllStringFunc(r.Replace(file), func(v string) string { return os.Getenv(v[2 : len(v)-1]) })
 	}
 }
+
+var variable = regexp.MustCompile(`\$\{\w+\}`)
 
 func me() string {
 	if u, err := user.Current(); err == nil {
