@@ -8,12 +8,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
 
 	"golang.org/x/term"
 
+	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/progress"
 	"github.com/requorum/requorum/restore/ssh"
 	"github.com/requorum/requorum/storage/catalog"
@@ -35,6 +37,10 @@ type app struct {
 	verbose    bool
 	logger     *slog.Logger // of serve; nil: log makes one
 	ssh        *ssh.Hosts   // that members live on; nil until one is asked for
+
+	// reporter shows the stages of long work: bars on a terminal, a line per stage otherwise. It stands before err, so that nothing is
+	// written into its bars. nil, which shows nothing, with -q.
+	reporter *progress.Reporter
 }
 
 func (a *app) json() bool { return a.output == "json" }
@@ -54,18 +60,32 @@ func (a *app) log() *slog.Logger {
 	return slog.New(plainLog{mu: new(sync.Mutex), w: a.err, level: level})
 }
 
-// progress shows the stages of long work: a bar on a terminal, a line per stage
-// otherwise, nothing with -q.
-func (a *app) progress() *progress.Reporter {
-	if a.quiet {
-		return progress.New(io.Discard, false)
+// ready prepares for the command, when the global flags are known.
+func (a *app) ready() {
+	if !a.quiet {
+		a.reporter = progress.New(a.err, columns(a.err))
+		a.err = a.reporter
 	}
-	return progress.New(a.err, isTerminal(a.err))
 }
 
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// columns tells the width of a terminal that bars can be drawn on; nil if w is none.
+func columns(w any) func() int {
+	if !isTerminal(w) || os.Getenv("TERM") == "dumb" {
+		return nil
+	}
+	fd := int(w.(*os.File).Fd())
+	return func() int {
+		width, _, err := term.GetSize(fd)
+		if err != nil || width <= 0 {
+			return 80
+		}
+		return width
+	}
 }
 
 // say writes a line of prose.
@@ -112,11 +132,17 @@ func (a *app) table(header []string, rows [][]string) error {
 
 // report tells an error to a person, and to a script that asked for JSON.
 func (a *app) report(ctx context.Context, err error) {
+	a.reporter.Close()
 	var s signalled
-	if errors.As(context.Cause(ctx), &s) {
+	refusals, rest := agents.SplitRefusals(err)
+	switch {
+	case errors.As(context.Cause(ctx), &s) && !strings.Contains(err.Error(), s.Error()):
 		fmt.Fprintf(a.err, "requorum: %v: %v\n", s, err)
-	} else {
-		fmt.Fprintf(a.err, "requorum: %v\n", err)
+	case rest != nil:
+		fmt.Fprintf(a.err, "requorum: %v\n", rest)
+	}
+	for _, r := range refusals {
+		fmt.Fprintf(a.err, "requorum: refused: %s\n  risk:   %s\n  answer: %s\n", r.What, r.Risk, r.Flag)
 	}
 	advice := adviceFor(err)
 	if advice != "" {

@@ -59,9 +59,8 @@ func (a *app) backup(ctx context.Context, from sourceFlags, name string, f takeF
 	if err != nil {
 		return err
 	}
-	reporter := a.progress()
-	result, err := t.take(ctx, repo, f, reporter)
-	reporter.Close()
+	result, err := t.take(ctx, repo, f, a.reporter)
+	a.reporter.Close()
 	return a.taken(result, err)
 }
 
@@ -76,9 +75,9 @@ func (a *app) taken(result backup.Result, err error) error {
 	m := result.Manifest
 	sealed := "not encrypted"
 	if m.Sealed() {
-		sealed = fmt.Sprintf("encrypted to %d recipients", len(m.Recipients))
+		sealed = "encrypted to " + catalog.Count(len(m.Recipients), "recipient")
 	}
-	fmt.Fprintf(a.out, "%s: backup %s at revision %d: %d keys, %s, stored as %s in %s, %s\n", m.Cluster, m.ID, m.Revision, m.Keys,
+	fmt.Fprintf(a.out, "%s: backup %s at revision %d: %s, %s, stored as %s in %s, %s\n", m.Cluster, m.ID, m.Revision, catalog.Count(m.Keys, "key"),
 		catalog.Size(m.Data.Bytes), catalog.Size(m.Data.StoredBytes), strings.Join(result.Stores, ", "), sealed)
 	return err
 }
@@ -136,8 +135,12 @@ func (t *target) backupDryRun(ctx context.Context) error {
 		return &cluster.Unusable{Rejected: rejected}
 	}
 	if t.json() {
+		unfit := []map[string]string{}
+		for _, r := range rejected {
+			unfit = append(unfit, map[string]string{"name": r.Name, "endpoint": r.Endpoint, "why": r.Why})
+		}
 		return t.printJSON(map[string]any{"member": usable[0].Label(), "endpoint": usable[0].Endpoint, "db_bytes": usable[0].DBSize,
-			"revision": usable[0].Revision, "stores": t.cluster.Stores, "encrypted": len(t.cluster.Recipients) > 0, "rejected": rejected})
+			"revision": usable[0].Revision, "stores": t.cluster.Stores, "encrypted": len(t.cluster.Recipients) > 0, "rejected": unfit})
 	}
 	fmt.Fprintf(t.out, "would back up %s at %s: %s, revision about %d, to %s\n", usable[0].Label(), usable[0].Endpoint, catalog.Size(usable[0].DBSize),
 		usable[0].Revision, strings.Join(t.cluster.Stores, ", "))

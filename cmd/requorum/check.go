@@ -261,7 +261,7 @@ func (a *app) showCheck(c *checked) {
 		last = fmt.Sprintf("last backup %s old", ageOf(time.Now(), time.Now().Add(-time.Duration(c.LastBackup.AgeSeconds*float64(time.Second)))))
 	}
 	word := map[int]string{checkOK: "OK", checkWarning: "WARNING", checkCritical: "CRITICAL", checkUnknown: "UNKNOWN"}[c.code()]
-	fmt.Fprintf(a.out, "%s: %s: %d of %d members healthy, %s, %d problems\n", word, c.Cluster, healthy, len(c.Members), last, len(c.Problems))
+	fmt.Fprintf(a.out, "%s: %s: %d of %d members healthy, %s, %s\n", word, c.Cluster, healthy, len(c.Members), last, catalog.Count(len(c.Problems), "problem"))
 	for _, p := range c.Problems {
 		fmt.Fprintf(a.out, "%s: %s\n", p.Severity, p.What)
 		if p.Advice != "" {

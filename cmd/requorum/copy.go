@@ -34,7 +34,11 @@ func (a *app) copy(ctx context.Context, name, to string, dryRun bool) error {
 		return err
 	}
 	if !slices.Contains(t.cluster.Stores, to) {
-		return usage("--to %q: the stores of cluster %s are %s", to, t.cluster.Name, strings.Join(t.cluster.Stores, ", "))
+		what := fmt.Sprintf("--to %s: there is no such store", to)
+		if to == "" {
+			what = "--to is missing: the store to copy to"
+		}
+		return usage("%s; cluster %s has %s", what, t.cluster.Name, strings.Join(t.cluster.Stores, ", "))
 	}
 	repo, err := t.repository(ctx)
 	if err != nil {
@@ -47,31 +51,32 @@ func (a *app) copy(ctx context.Context, name, to string, dryRun bool) error {
 	missing := slices.DeleteFunc(snaps, func(s catalog.Snapshot) bool { return s.Failed() || slices.Contains(s.Stores, to) })
 	copied := []string{}
 	var failed []error
-	reporter := a.progress()
-	defer reporter.Close()
 	for _, s := range missing {
 		if dryRun {
-			reporter.Say("would copy %s of %s, %s, from %s", s.ID, s.Time.Format(catalog.TimeLayout), catalog.Size(s.StoredBytes), strings.Join(s.Stores, ", "))
+			a.reporter.Say("would copy %s of %s, %s, from %s", s.ID, s.Time.Format(catalog.TimeLayout), catalog.Size(s.StoredBytes), strings.Join(s.Stores, ", "))
 			continue
 		}
-		reporter.Start(s.ID, s.StoredBytes)
-		if err := repo.Copy(ctx, s, to, func(n int64) { reporter.Advance(s.ID, n) }); err != nil {
-			reporter.Done(s.ID, "not copied")
+		a.reporter.Start(s.ID, s.StoredBytes)
+		if err := repo.Copy(ctx, s, to, func(n int64) { a.reporter.Advance(s.ID, n) }); err != nil {
+			a.reporter.Done(s.ID, "not copied")
 			failed = append(failed, fmt.Errorf("copy %s to %s: %w", s.ID, to, err))
 			if ctx.Err() != nil {
 				break
 			}
 			continue
 		}
-		reporter.Done(s.ID, "copied to "+to)
+		a.reporter.Done(s.ID, "copied to "+to)
 		copied = append(copied, s.ID)
 	}
-	if a.json() {
+	switch {
+	case a.json():
 		if err := a.printJSON(map[string]any{"to": to, "copied": copied, "missing": len(missing) - len(copied)}); err != nil {
 			return err
 		}
-	} else {
-		fmt.Fprintf(a.out, "%d of %d backups that %s lacked were copied\n", len(copied), len(missing), to)
+	case len(missing) == 0:
+		fmt.Fprintf(a.out, "%s lacks no backup\n", to)
+	case !dryRun:
+		fmt.Fprintf(a.out, "%s: %d of %s that it lacked copied\n", to, len(copied), catalog.Count(len(missing), "backup"))
 	}
 	err = errors.Join(failed...)
 	if err != nil && len(copied) > 0 {

@@ -81,8 +81,11 @@ type demo struct {
 
 func (a *app) demo(ctx context.Context, store string, keep bool) (err error) {
 	d := &demo{app: a, show: a.out, begun: time.Now(), result: demoResult{Agents: []agents.Verdict{}, Checks: []demoCheck{}, Keys: map[string]int{}}}
-	if a.json() {
+	switch {
+	case a.json():
 		d.show = a.err
+	case !a.quiet:
+		a.reporter = progress.New(d.show, columns(d.show))
 	}
 	dir, err := os.MkdirTemp("", "requorum-demo-")
 	if err != nil {
@@ -225,9 +228,8 @@ func (d *demo) scheduledBackup(ctx context.Context) error {
 	schedules.Scheduler{Gate: schedules.NewGate(1), Log: d.log()}.Run(ctx, nil, []schedules.Job{{
 		Key: "demo/snapshot", Class: "snapshot", Schedule: when,
 		Run: func(ctx context.Context, _ schedules.Attempt) error {
-			reporter := d.reporter()
-			result, err := t.take(ctx, repo, takeFlags{prove: true, held: true}, reporter)
-			reporter.Close()
+			result, err := t.take(ctx, repo, takeFlags{prove: true, held: true}, d.reporter)
+			d.reporter.Close()
 			if err == nil {
 				d.result.Backup = &result
 				done()
@@ -240,7 +242,7 @@ func (d *demo) scheduledBackup(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("no scheduled backup within %s", demoWait), failed)
 	}
 	b := d.result.Backup
-	d.tell("         Backup %s holds revision %d: %d keys, %s, stored as %s, encrypted.", b.ID, b.Revision, b.Keys, catalog.Size(b.Data.Bytes), catalog.Size(b.Data.StoredBytes))
+	d.tell("         Backup %s holds revision %d: %s, %s, stored as %s, encrypted.", b.ID, b.Revision, catalog.Count(b.Keys, "key"), catalog.Size(b.Data.Bytes), catalog.Size(b.Data.StoredBytes))
 	for _, p := range b.Proofs {
 		d.check("proof: "+p.Name, p.OK, "%s", strings.TrimSuffix(p.Where+"; "+p.Detail, "; "))
 	}
@@ -286,11 +288,12 @@ func (d *demo) recovery(ctx context.Context, names []string) error {
 	}
 	held, _ := d.load.upTo(d.result.Backup.Revision)
 	d.step("requorum restore demo --yes")
-	r, err := d.site.target.restorer(ctx, restoreFlags{yes: true, reporter: d.reporter()})
+	r, err := d.site.target.restorer(ctx, restoreFlags{yes: true})
 	if err != nil {
 		return err
 	}
 	report, err := r.Run(ctx)
+	d.reporter.Close()
 	d.result.Restore, d.result.Agents = &report, report.Agents
 	if report.Run != "" && !d.quiet {
 		quiet := *d.site.target
@@ -352,13 +355,6 @@ func agentWords(verdicts []agents.Verdict) string {
 		words = append(words, v.Verdict)
 	}
 	return strings.Join(words, ", ")
-}
-
-func (d *demo) reporter() *progress.Reporter {
-	if d.quiet {
-		return progress.New(io.Discard, false)
-	}
-	return progress.New(d.show, isTerminal(d.show))
 }
 
 // until polls for something to be true, for at most demoWait.

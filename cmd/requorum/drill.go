@@ -81,10 +81,9 @@ func (a *app) drill(ctx context.Context, name string, f drillFlags) error {
 	if err := t.spool().Ready(0); err != nil {
 		return err
 	}
-	reporter := t.progress()
-	o.Progress = reporter
+	o.Progress = t.reporter
 	report, err := drills.Run(ctx, o)
-	reporter.Close()
+	t.reporter.Close()
 	return t.drilled(report, err, f.page)
 }
 
@@ -115,13 +114,12 @@ func (t *target) drillLive(ctx context.Context, f drillFlags) error {
 	if err := t.confirmLive(ctx, f.confirm); err != nil {
 		return err
 	}
-	reporter := t.progress()
-	o, err := t.liveOptions(ctx, reporter)
+	o, err := t.liveOptions(ctx, t.reporter)
 	if err != nil {
 		return err
 	}
 	report, err := drills.RunLive(ctx, o)
-	reporter.Close()
+	t.reporter.Close()
 	return t.drilled(report, err, f.page)
 }
 

@@ -137,13 +137,15 @@ func adviceFor(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, errReported):
 		return ""
+	case errors.Is(err, restore.ErrDeclined):
+		return "nothing was changed; to go on, the name of the cluster must be typed as it stands in the configuration"
 	case errors.Is(err, seal.ErrCannotDecrypt):
 		return "give the key that fits as identity_file in the configuration; list, show, verify, export and config recover also take --identity-file FILE"
 	case errors.Is(err, restore.ErrAgents) && !errors.As(err, &stopped):
 		return "the checks of the report say who is not back and why; when that is mended, requorum check asks again, without another restore. " +
 			"After DATA LOSS SUSPECTED, first keep Patroni from rewinding more: patronictl pause"
 	case errors.Is(err, restore.ErrNothingToRestore), errors.Is(err, catalog.ErrNothingToRestore):
-		return "requorum list shows what there is; a snapshot file from elsewhere can be brought in with requorum import"
+		return "requorum list shows the backups there are, requorum runs what was done; a snapshot from elsewhere is restored with --from file:FILE"
 	}
 	return ""
 }

@@ -161,11 +161,11 @@ func (a *app) expire(ctx context.Context, name string, dryRun bool) error {
 		span := fmt.Sprintf("from %s to %s", r.Oldest.Format(time.DateOnly), r.Newest.Format(time.DateOnly))
 		switch {
 		case dryRun:
-			a.say("would remove %d records of kind %s in %s, %s", r.Count, r.Kind, r.Store, span)
+			a.say("would remove %s of kind %s in %s, %s", catalog.Count(r.Count, "record"), r.Kind, r.Store, span)
 		case r.Error != "":
-			a.say("removed %d of %d records of kind %s in %s, %s: %s", r.Removed, r.Count, r.Kind, r.Store, span, r.Error)
+			a.say("removed %d of %s of kind %s in %s, %s: %s", r.Removed, catalog.Count(r.Count, "record"), r.Kind, r.Store, span, r.Error)
 		default:
-			a.say("removed %d records of kind %s in %s, %s", r.Removed, r.Kind, r.Store, span)
+			a.say("removed %s of kind %s in %s, %s", catalog.Count(r.Removed, "record"), r.Kind, r.Store, span)
 		}
 	}
 	return err

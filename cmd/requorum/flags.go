@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/user"
 
@@ -77,8 +78,8 @@ func hostname() string {
 
 func username() string {
 	u, err := user.Current()
-	if err != nil {
-		return "unknown"
+	if err != nil { // a container's user needs no name
+		return fmt.Sprintf("uid %d", os.Getuid())
 	}
 	return u.Username
 }

@@ -82,7 +82,7 @@ func (a *app) list(ctx context.Context, from sourceFlags, args []string) error {
 		}
 		rows = append(rows, listing(t.cluster.Name, snaps)...)
 		for _, s := range snaps {
-			if old, ok := lines[s.Line]; !ok || s.Time.After(old.Time) {
+			if old, ok := lines[s.Line]; !ok || !s.Time.Before(old.Time) { // of one second the later
 				lines[s.Line] = s
 			}
 		}

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/signal"
 	"sync/atomic"
@@ -20,6 +21,10 @@ func main() {
 	// and as an etcd member.
 	dbfile.RunChild()
 	member.RunChild()
+
+	// Work goes on when nobody reads what it says any more: without this, the first word into a closed pipe would end a restore between two
+	// steps. Members that are started do not inherit it, as they would if the signal were ignored.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	ctx, caught := notify(context.Background())
 	err := run(ctx, os.Args[1:], streams{in: os.Stdin, out: os.Stdout, err: os.Stderr})
@@ -58,8 +63,14 @@ func run(ctx context.Context, args []string, std streams) error {
 	root.SetErr(std.err)
 	err := root.ExecuteContext(ctx)
 	app.leaveHosts()
-	if err != nil && !errors.Is(err, errReported) {
+	if err != nil && !errors.Is(err, errReported) && !unread(err) {
 		app.report(ctx, err)
 	}
 	return err
+}
+
+// unread says that what was printed has no reader any more, as with | head: no news to anybody.
+func unread(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path) && path.Path == os.Stdout.Name() && errors.Is(err, syscall.EPIPE)
 }

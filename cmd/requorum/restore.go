@@ -19,7 +19,6 @@ import (
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/member"
-	"github.com/requorum/requorum/internal/progress"
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/restore/local"
 	"github.com/requorum/requorum/storage/catalog"
@@ -45,7 +44,6 @@ type restoreFlags struct {
 
 	as, members string // the new cluster's name and the file with its members
 
-	reporter  *progress.Reporter // instead of the command's own
 	elsewhere *restore.Elsewhere
 }
 
@@ -137,10 +135,6 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 	if err != nil {
 		return nil, err
 	}
-	reporter := f.reporter
-	if reporter == nil {
-		reporter = t.progress()
-	}
 	o := restore.Options{
 		Cluster: t.cluster.Name, At: f.at, From: f.from, Without: f.without, Fenced: f.fenced, ReplaceHealthy: f.replaceHealthy,
 		DiscardWrites: f.discardWrites, Resume: f.resume, TakeOver: f.takeOver, TargetVersion: f.targetVersion,
@@ -151,7 +145,7 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		Connect:     t.dialTo,
 		Credentials: restore.Credentials{Username: conn.Username, Password: conn.Password, CommonName: commonName(conn.TLS)},
 		Predict:     predict, Replay: member.Replay,
-		SpoolDir: string(t.cfg.SpoolDir), Command: t.command(), Version: version, Progress: reporter, Log: t.log(),
+		SpoolDir: string(t.cfg.SpoolDir), Command: t.command(), Version: version, Progress: t.reporter, Log: t.log(),
 	}
 	if o.TargetVersion == "" {
 		o.TargetVersion = string(t.cluster.TargetVersion)
@@ -162,14 +156,17 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		}
 	}
 	o.Backup = func(ctx context.Context, run string) (string, error) {
-		result, err := t.take(ctx, repo, takeFlags{run: run}, reporter)
+		result, err := t.take(ctx, repo, takeFlags{run: run}, t.reporter)
 		return result.ID, err
 	}
 	if !f.yes {
-		o.Confirm = t.confirm
+		o.Confirm = func(ctx context.Context, plan restore.Plan) (yes bool, err error) {
+			t.reporter.Aside(func() { yes, err = t.confirm(ctx, plan) })
+			return yes, err
+		}
 	}
 	for _, m := range t.cluster.Members {
-		on, err := t.host(m, reporter)
+		on, err := t.host(m, t.reporter)
 		if err != nil {
 			return nil, err
 		}
@@ -313,6 +310,7 @@ func (t *target) rollbackDryRun(ctx context.Context, r *restore.Restorer, run st
 }
 
 func (t *target) planned(plan restore.Plan, err error) error {
+	t.reporter.Close()
 	if t.json() {
 		if err != nil {
 			return err
@@ -327,6 +325,7 @@ func (t *target) planned(plan restore.Plan, err error) error {
 
 // restored shows the report of a run, also of one that did not end well.
 func (t *target) restored(report restore.Report, err error) error {
+	t.reporter.Close()
 	if report.Run == "" {
 		return err
 	}
@@ -381,7 +380,7 @@ func (t *target) showPlan(p restore.Plan) {
 }
 
 func (t *target) showReport(r restore.Report) {
-	w := func(format string, args ...any) { fmt.Fprintf(t.out, format+"\n", args...) }
+	w := func(format string, args ...any) { fmt.Fprintln(t.out, strings.TrimRight(fmt.Sprintf(format, args...), " ")) }
 	outcome := "ok"
 	if !r.OK {
 		outcome = "NOT OK"

@@ -45,6 +45,7 @@ func newRoot(a *app) *cobra.Command {
 			if !slices.Contains([]string{"table", "json"}, a.output) {
 				return usage("-o %s: the output is table or json", a.output)
 			}
+			a.ready()
 			return nil
 		},
 	}

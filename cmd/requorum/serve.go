@@ -69,8 +69,14 @@ func (a *app) serveLog(format string) (*slog.Logger, error) {
 // loadServe reads the configuration as the flags change it.
 func (a *app) loadServe(f serveFlags) (*config.Config, error) {
 	cfg, err := a.load()
-	if err != nil || f.listen == "" {
-		return cfg, err
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range cfg.Warnings {
+		a.logger.Warn(w.Error())
+	}
+	if f.listen == "" {
+		return cfg, nil
 	}
 	if err := cfg.Serve.Guard(f.listen); err != nil {
 		return nil, usage("--listen %v", err)

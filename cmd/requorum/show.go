@@ -74,11 +74,11 @@ func (a *app) show(ctx context.Context, from sourceFlags, name, ref string) erro
 
 func (a *app) showManifest(snap catalog.Snapshot, m catalog.Manifest) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(a.out, "%-14s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(a.out, "%-14s %s\n", name, strings.TrimSpace(fmt.Sprintf(format, args...)))
 	}
 	line("backup", "%s of cluster %s, line %s", m.ID, m.Cluster, m.Line)
 	line("taken", "%s (%s ago), source %s", m.Time.Format(time.RFC3339), ageOf(time.Now(), m.Time), m.Source)
-	line("revision", "%d, compacted at %d, %d keys, %d leases", m.Revision, m.CompactRevision, m.Keys, m.Leases)
+	line("revision", "%d, compacted at %d, %s, %s", m.Revision, m.CompactRevision, catalog.Count(m.Keys, "key"), catalog.Count(m.Leases, "lease"))
 	line("cluster id", "%s, raft term %d", orUnknown(m.ClusterID), m.RaftTerm)
 	if m.Member != nil {
 		line("member", "%s at %s, etcd %s", m.Member.Name, m.Member.Endpoint, orUnknown(m.Member.ServerVersion))
@@ -116,7 +116,11 @@ func (a *app) showFacts(f catalog.Facts) {
 		if owner == "" {
 			owner = "no configured agent"
 		}
-		fmt.Fprintf(a.out, "%-14s %d keys below %s, TTL %d to %d s, %s\n", "leased", g.Count, printable(g.Prefix), g.TTLMin, g.TTLMax, owner)
+		ttl := fmt.Sprintf("%d s", g.TTLMin)
+		if g.TTLMax != g.TTLMin {
+			ttl = fmt.Sprintf("%d to %d s", g.TTLMin, g.TTLMax)
+		}
+		fmt.Fprintf(a.out, "%-14s %s below %s, TTL %s, %s\n", "leased", catalog.Count(g.Count, "key"), printable(g.Prefix), ttl, owner)
 		for _, k := range g.Owners {
 			fmt.Fprintf(a.out, "%-14s   %s = %s (lease %s)\n", "", printable(k.Key), printable(shorten(k.Value, 60)), k.Lease)
 		}

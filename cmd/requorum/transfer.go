@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/requorum/requorum/backup"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 func newExportCommand(a *app) *cobra.Command {
@@ -53,9 +54,8 @@ func (a *app) export(ctx context.Context, from sourceFlags, name, ref, to string
 	if err != nil {
 		return err
 	}
-	reporter := a.progress()
-	err = backup.Export(ctx, snap, to, backup.ExportOptions{Repository: repo, Progress: reporter})
-	reporter.Close()
+	err = backup.Export(ctx, snap, to, backup.ExportOptions{Repository: repo, Progress: a.reporter})
+	a.reporter.Close()
 	if err != nil {
 		return err
 	}
@@ -99,22 +99,21 @@ func (a *app) importFile(ctx context.Context, name, path string, dryRun bool) er
 	if err != nil {
 		return err
 	}
-	reporter := a.progress()
 	o := backup.TakeOptions{Cluster: t.cluster.Name, Repository: repo, Spool: t.spool(), Agents: facts, Config: sanitized,
-		Version: version, Host: hostname(), User: username(), Progress: reporter, Log: a.log()}
+		Version: version, Host: hostname(), User: username(), Progress: a.reporter, Log: a.log()}
 	if dryRun {
 		report, err := backup.Examine(ctx, path, o)
-		reporter.Close()
+		a.reporter.Close()
 		if err != nil {
 			return err
 		}
 		if a.json() {
 			return a.printJSON(map[string]any{"file": path, "revision": report.Revision, "keys": report.Keys, "trailer": report.Trailer, "hash": report.HashKV.Hash})
 		}
-		fmt.Fprintf(a.out, "%s is good: revision %d, %d keys; it would be stored in %s\n", path, report.Revision, report.Keys, strings.Join(t.cluster.Stores, ", "))
+		fmt.Fprintf(a.out, "%s is good: revision %d, %s; it would be stored in %s\n", path, report.Revision, catalog.Count(report.Keys, "key"), strings.Join(t.cluster.Stores, ", "))
 		return nil
 	}
 	result, err := backup.Import(ctx, path, o)
-	reporter.Close()
+	a.reporter.Close()
 	return a.taken(result, err)
 }

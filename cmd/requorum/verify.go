@@ -79,10 +79,9 @@ func (a *app) verify(ctx context.Context, from sourceFlags, args []string, all, 
 			o.Scope = backup.ScopeStored
 			a.say("%s: encrypted, and there is no identity_file: only the stored bytes are compared", snap.ID)
 		}
-		reporter := a.progress()
-		o.Progress = reporter
+		o.Progress = a.reporter
 		result, err := backup.Verify(ctx, snap, o)
-		reporter.Close()
+		a.reporter.Close()
 		results = append(results, result)
 		errs = append(errs, err)
 		if !a.json() {

@@ -32,7 +32,7 @@ type target struct {
 	stores  map[string]storage.Store // that are open already, by name; nil: each repository opens its own
 }
 
-// load reads the configuration. A broken one stops every command but config check.
+// load reads the configuration. A broken one stops every command but config check. What it warns of is for that one and serve to say.
 func (a *app) load() (*config.Config, error) {
 	path, err := config.Find(a.configFile)
 	if err != nil {
@@ -41,9 +41,6 @@ func (a *app) load() (*config.Config, error) {
 	cfg, err := config.Load(path, os.LookupEnv)
 	if err != nil {
 		return nil, err
-	}
-	for _, w := range cfg.Warnings {
-		a.log().Warn(w.Error())
 	}
 	return cfg, nil
 }
