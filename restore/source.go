@@ -226,7 +226,7 @@ func candidates(lines []catalog.Line, snaps []catalog.Snapshot, chosen catalog.S
 			c.Why = "its last verification failed"
 		case s.Line != current.Line:
 			c.Why = "not of the current line"
-		case s.Revision < chosen.Revision:
+		case s.Revision < chosen.Revision, s.Revision == chosen.Revision && s.Time.Before(chosen.Time):
 			c.Why = "older"
 		default:
 			c.Why = "newer than what was asked for"
