@@ -74,6 +74,7 @@ type desk struct {
 type member struct {
 	host *host
 	url  string // of the host; empty: SSH as root
+	wal  string // its wal_dir, if apart
 }
 
 // newDesk sets a desk up for a cluster on the hosts, all of which it knows and may log in to as root.
@@ -134,8 +135,8 @@ func (d *desk) configure(t testing.TB) {
 		if url == "" {
 			url = m.host.ssh("root")
 		}
-		line("      - {name: %s, host: %q, peer_url: %q, client_url: %q, data_dir: %s, service: %s}",
-			m.host.name, url, m.host.peerURL(), m.host.clientURL(), dataDir, m.host.service())
+		line("      - {name: %s, host: %q, peer_url: %q, client_url: %q, data_dir: %s, wal_dir: %q, service: %s}",
+			m.host.name, url, m.host.peerURL(), m.host.clientURL(), dataDir, m.wal, m.host.service())
 	}
 	line("stores:\n  main: {file: {path: %s}}", filepath.Join(d.site.dir, "store"))
 	line("spool_dir: %s\nallow_tmpfs_spool: true", filepath.Join(d.dir, "spool"))

@@ -42,7 +42,7 @@ start)
   if [ -e /srv/held ]; then echo "starts are forbidden" >&2; exit 1; fi
   status && exit 0
   setsid %s --name %s --data-dir %s --listen-client-urls %s --advertise-client-urls %[4]s --listen-peer-urls %s \
-    --initial-advertise-peer-urls %[5]s --initial-cluster %s --initial-cluster-token old --logger zap --log-outputs stderr \
+    --initial-advertise-peer-urls %[5]s --initial-cluster %s --initial-cluster-token old %s --logger zap --log-outputs stderr \
     >>/srv/etcd.log 2>&1 </dev/null &
   echo $! >/srv/etcd.pid ;;
 stop)
@@ -53,7 +53,7 @@ status) status ;;
 inhibit) touch /srv/held ;;
 allow) rm -f /srv/held ;;
 esac
-`, etcdtest.Binary(t, "etcd", version), h.name, dataDir, h.clientURL(), h.peerURL(), strings.Join(initial, ","))
+`, etcdtest.Binary(t, "etcd", version), h.name, dataDir, h.clientURL(), h.peerURL(), strings.Join(initial, ","), h.flags)
 	if err := os.WriteFile(h.disk("srv", "etcd.sh"), []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}

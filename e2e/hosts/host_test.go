@@ -36,13 +36,18 @@ func (h *host) furnish(t testing.TB) {
 	for n := range 20 {
 		hosts += fmt.Sprintf("%s%d h%d\n", network, n+11, n+1)
 	}
+	shadow := ""
+	for line := range strings.Lines(h.users) { // whom nobody knows there has no right to sudo
+		name, _, _ := strings.Cut(line, ":")
+		shadow += name + ":*:19000:0:99999:7:::\n"
+	}
 	for name, file := range map[string]struct {
 		text string
 		mode os.FileMode
 	}{
 		"passwd":          {read("/etc/passwd") + h.users + "op:x:1500:1500::/srv/op:/bin/sh\nguest:x:1501:1501::/srv/guest:/bin/sh\n", 0o644},
 		"group":           {read("/etc/group") + "op:x:1500:\nguest:x:1501:\n", 0o644},
-		"shadow":          {"root:*:19000:0:99999:7:::\nop:*:19000:0:99999:7:::\nguest:*:19000:0:99999:7:::\n", 0o640},
+		"shadow":          {shadow + "root:*:19000:0:99999:7:::\nop:*:19000:0:99999:7:::\nguest:*:19000:0:99999:7:::\n", 0o640},
 		"sudoers":         {h.sudoers + "Defaults use_pty\nroot ALL=(ALL) ALL\nop ALL=(root) NOPASSWD: ALL\n", 0o440},
 		"hosts":           {hosts, 0o644},
 		"authorized_keys": {string(gossh.MarshalAuthorizedKey(h.site.key.PublicKey())), 0o644},

@@ -59,6 +59,7 @@ type host struct {
 	users   string // lines of passwd
 	mounts  string // commands at the end of booting
 	under   string // a command that sshd runs under
+	flags   string // more flags of its etcd
 }
 
 // newSite makes a site with hosts h1, h2, …, switched on, with SSH served on port 22. The test is skipped where that is not possible.

@@ -156,6 +156,7 @@ func platformOf(path string) (string, error) {
 // A delivery is the program on a host, ready to be run.
 type delivery struct {
 	dir, name string // of the program there
+	from      string // what it is called here
 	sudo      bool
 }
 
@@ -257,7 +258,7 @@ func (h *Host) find(ctx context.Context, client *gossh.Client) (p *program, d de
 			p = right
 			continue
 		}
-		d.dir, d.sudo = m.dir, m.uid != "0" && !h.hosts.opt.NoSudo
+		d.from, d.dir, d.sudo = p.path, m.dir, m.uid != "0" && !h.hosts.opt.NoSudo
 		return p, d, m.sum == sum, nil
 	}
 }

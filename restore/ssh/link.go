@@ -64,7 +64,12 @@ func (l *link) prepare(ctx context.Context) (err error) {
 	keep := l.delivery
 	keep.sudo = false // it keeps the login user's own file
 	l.keeper, err = l.converse(ctx, keep.command("keep"))
-	return err
+	if err == nil || lost(err) || errors.Is(err, errReplaced) || ctx.Err() != nil {
+		return err
+	}
+	// Nobody can use it, and no keeper will remove it.
+	_, gone := output(ctx, l.chain.client(), sh(fmt.Sprintf("rm -f %s/%s; rmdir %[1]s 2>/dev/null; true", l.delivery.dir, l.delivery.name)), nil)
+	return errors.Join(fmt.Errorf("run %s, brought to %s: %w", l.delivery.from, l.delivery.dir, err), gone)
 }
 
 func (l *link) dead() bool {
