@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -66,12 +67,15 @@ type Verification struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
+// ErrGone says that a backup was deleted, by retention or by hand, while it was verified: there is no verdict, and nothing to be alarmed about.
+var ErrGone = errors.New("it was deleted meanwhile")
+
 // Verify verifies every copy of a backup that snap names: the stored bytes of each, and beyond that the contents once for all
 // copies whose bytes are the same. Verdicts are recorded beside each copy, where list and retention see them.
 //
 // A copy that is not what its manifest says is an ErrVerify, with the verification. A store that does not answer, no fitting
 // identity (seal.ErrCannotDecrypt), a full disk or the end of ctx are no verdict: nothing is recorded for that copy, and the
-// error says so.
+// error says so. Copies that are deleted meanwhile do not count; when all are, that is ErrGone, and no run is recorded.
 func Verify(ctx context.Context, snap catalog.Snapshot, o VerifyOptions) (Verification, error) {
 	v := &verifying{VerifyOptions: o, snap: snap, result: Verification{ID: snap.ID, Scope: o.Scope, Checks: []Check{}}}
 	v.Progress, v.Log, v.Now = orQuiet(o.Progress), orDiscard(o.Log), orNow(o.Now)
@@ -87,6 +91,9 @@ func Verify(ctx context.Context, snap catalog.Snapshot, o VerifyOptions) (Verifi
 	}
 	err := v.copies(ctx)
 	v.result.OK = err == nil
+	if errors.Is(err, ErrGone) {
+		return v.result, err
+	}
 	if err := leaveRecord(ctx, o.Repository, run, v.Now(), err); err != nil {
 		v.warn(err)
 	}
@@ -117,10 +124,17 @@ func (v *verifying) check(name, detail string, err error) error {
 // copies verifies each copy. One that is bad, or does not answer, leaves the others to be verified.
 func (v *verifying) copies(ctx context.Context) error {
 	var failed, unknown []error
+	gone := 0
 	for _, store := range v.snap.Stores {
-		part := v.snap.In(store)
+		part, checked := v.snap.In(store), len(v.result.Checks)
 		err := v.verify(ctx, store, part)
 		verdict := isVerdict(err)
+		if verdict && v.gone(ctx, part) {
+			v.Log.Info("a copy was deleted while it was verified", "backup", v.snap.ID, "store", store)
+			v.result.Checks = v.result.Checks[:checked]
+			gone++
+			continue
+		}
 		if err == nil || verdict {
 			if err := v.Repository.Mark(ctx, part, err == nil); err != nil {
 				v.warn(err)
@@ -138,12 +152,20 @@ func (v *verifying) copies(ctx context.Context) error {
 		}
 	}
 	switch {
+	case gone == len(v.snap.Stores):
+		return fmt.Errorf("verify %s: %w", v.snap.ID, ErrGone)
 	case len(failed) > 0:
 		return fmt.Errorf("%w: backup %s: %w", ErrVerify, v.snap.ID, errors.Join(append(failed, unknown...)...))
 	case len(unknown) > 0:
 		return fmt.Errorf("verify %s: %w", v.snap.ID, errors.Join(unknown...))
 	}
 	return nil
+}
+
+// gone says whether a copy that seemed damaged has been deleted since it was listed: its manifest, which goes first, is not there.
+func (v *verifying) gone(ctx context.Context, part catalog.Snapshot) bool {
+	_, err := v.Repository.Manifest(ctx, part)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // isVerdict tells what was found to be wrong from what could not be found out.

@@ -207,6 +207,42 @@ func TestVerify(t *testing.T) {
 		}
 	})
 
+	t.Run("deleted meanwhile", func(t *testing.T) {
+		// Retention came between the listing and the reading, or in the middle of it.
+		stores := []storage.Store{memory.New(time.Now), memory.New(time.Now)}
+		b := newBed(t, servers, stores...)
+		kept, gone, half := b.take(t).ID, b.take(t).ID, b.take(t).ID
+		o := backup.VerifyOptions{Repository: b.repo, Scope: backup.ScopeFull, Spool: backup.Spool{Dir: b.spool}}
+		s := b.listed(t, gone)
+		if err := b.repo.Delete(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		before := len(b.runs(t))
+		if _, err := backup.Verify(t.Context(), s, o); !errors.Is(err, backup.ErrGone) || errors.Is(err, backup.ErrVerify) {
+			t.Errorf("deleted everywhere: %v", err)
+		}
+		for i, store := range stores {
+			if left := storagetest.Keys(t, store, "dcs/"+strings.TrimSuffix(s.ManifestKey(), "manifest.json"), ""); len(left) != 0 {
+				t.Errorf("store %d still holds %v", i, left)
+			}
+		}
+		if after := len(b.runs(t)); after != before {
+			t.Errorf("%d records, there were %d", after, before)
+		}
+		s = b.listed(t, half)
+		if err := b.repo.Delete(t.Context(), s.In(s.Stores[0])); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := backup.Verify(t.Context(), s, o); err != nil || !v.OK {
+			t.Errorf("deleted in one store: %+v, %v", v, err)
+		}
+		s = b.listed(t, kept)
+		replace(t, stores[0], "dcs/"+s.DataKey(), func([]byte) []byte { return nil })
+		if _, err := backup.Verify(t.Context(), s, o); !errors.Is(err, backup.ErrVerify) {
+			t.Errorf("data without which the manifest stands: %v", err)
+		}
+	})
+
 	t.Run("what is no verdict", func(t *testing.T) {
 		inner := memory.New(time.Now)
 		b := newBed(t, servers, inner)

@@ -207,8 +207,11 @@ func (t *target) verifyWork(repo *repository.Repository) service.Work {
 			own := log.With("backup", snap.ID)
 			result, err := backup.Verify(ctx, snap, backup.VerifyOptions{Repository: repo, Spool: t.spool(), Scope: scope, Version: version, Host: hostname(), User: username(),
 				Progress: &stageLog{log: own}, Log: own})
-			if err == nil {
+			switch {
+			case err == nil:
 				own.Info("the backup is verified", "scope", string(result.Scope))
+			case errors.Is(err, backup.ErrGone): // by retention
+				continue
 			}
 			errs = append(errs, err)
 			if ctx.Err() != nil {

@@ -82,6 +82,10 @@ func (a *app) verify(ctx context.Context, from sourceFlags, args []string, all, 
 		o.Progress = a.reporter
 		result, err := backup.Verify(ctx, snap, o)
 		a.reporter.Close()
+		if all && errors.Is(err, backup.ErrGone) {
+			a.say("%v", err)
+			continue
+		}
 		results = append(results, result)
 		errs = append(errs, err)
 		if !a.json() {
