@@ -143,25 +143,37 @@ func (r *Restorer) checkDown(o *observed, src *source) (refusals []agents.Refusa
 	if src != nil && len(src.members) > 0 && r.Elsewhere == nil { // others are elsewhere than where this one is built
 		old = src.members
 	}
-	var unproven []string
-	for _, name := range old {
+	if refusal := r.unfenced("the old cluster's", old, o); refusal != nil {
+		return append(refusals, *refusal)
+	}
+	if src != nil {
+		if refusal := r.unfenced("the undone cluster's", src.undone, o); refusal != nil {
+			return append(refusals, *refusal)
+		}
+	}
+	return refusals
+}
+
+// unfenced refuses if so many members of a cluster may run that they are a quorum.
+func (r *Restorer) unfenced(whose string, members []string, o *observed) *agents.Refusal {
+	var unproven, flags []string
+	for _, name := range members {
 		if _, inspected := o.states[name]; !inspected && !slices.Contains(r.Fenced, name) {
 			unproven = append(unproven, name)
 		}
 	}
-	slices.Sort(unproven) // a manifest has members in the order of their ids
-	if quorum := len(old)/2 + 1; len(unproven) >= quorum {
-		var flags []string
-		for _, name := range unproven {
-			flags = append(flags, "--fenced "+name)
-		}
-		refusals = append(refusals, agents.Refusal{
-			What: fmt.Sprintf("%d of the old cluster's %d members cannot be proven stopped: %s, and together they are a quorum", len(unproven), len(old), strings.Join(unproven, ", ")),
-			Risk: "if they still run, or are started again, there are two clusters, and clients write to both; allow it only if each is surely powered off",
-			Flag: strings.Join(flags, " "),
-		})
+	if len(unproven) < len(members)/2+1 {
+		return nil
 	}
-	return refusals
+	slices.Sort(unproven) // a manifest has members in the order of their ids
+	for _, name := range unproven {
+		flags = append(flags, "--fenced "+name)
+	}
+	return &agents.Refusal{
+		What: fmt.Sprintf("%d of %s %d members cannot be proven stopped: %s, and together they are a quorum", len(unproven), whose, len(members), strings.Join(unproven, ", ")),
+		Risk: "if they still run, or are started again, there are two clusters, and clients write to both; allow it only if each is surely powered off",
+		Flag: strings.Join(flags, " "),
+	}
 }
 
 // stoppedCheck finds a cluster that may only have to be started.

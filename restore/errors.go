@@ -83,6 +83,7 @@ type Stopped struct {
 // A Standing is what a member's place holds, in words.
 type Standing struct {
 	Member string `json:"member"`
+	Host   string `json:"host,omitempty"` // as configured
 	State  string `json:"state"`
 }
 
@@ -90,7 +91,7 @@ func (e *Stopped) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "run %s stopped at %q: %v", e.Run, e.Step, e.Err)
 	for _, m := range e.Members {
-		fmt.Fprintf(&b, "\n  %s: %s", m.Member, m.State)
+		fmt.Fprintf(&b, "\n  %s%s: %s", m.Member, onHost(m.Host), m.State)
 	}
 	for i, n := range e.Next {
 		word := "next"
@@ -100,6 +101,14 @@ func (e *Stopped) Error() string {
 		fmt.Fprintf(&b, "\n  %s: %s", word, n)
 	}
 	return b.String()
+}
+
+// onHost says where a member is, if not here.
+func onHost(host string) string {
+	if host == "" || host == "local" {
+		return ""
+	}
+	return " on " + host
 }
 
 func (e *Stopped) Unwrap() error { return e.Err }

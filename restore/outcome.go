@@ -1,23 +1,32 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
 
 // outcome is the end of a run that did all its steps.
 func (x *execution) outcome() (Report, error) {
-	if len(x.plan.Without) > 0 && x.plan.Kind != PlanReplace {
-		var later []string
-		for _, name := range x.plan.Without {
-			later = append(later, x.command("replace-member", name))
+	out := slices.DeleteFunc(slices.Clone(x.plan.Without), func(name string) bool { return slices.Contains(x.plan.Lost, name) })
+	switch {
+	case x.plan.Kind == PlanReplace:
+	case x.plan.retires():
+		var names []string
+		for _, m := range x.targets() {
+			names = append(names, m.Name)
 		}
-		x.partly = append(x.partly, fmt.Sprintf("%s left out; add them later with %s", strings.Join(x.plan.Without, ", "), strings.Join(later, " and ")))
+		x.partly = append(x.partly, fmt.Sprintf("%s is out of the cluster that is no more: its old data dir is back, its etcd stopped, and starts are forbidden; add it to the present one with %s",
+			strings.Join(names, ", "), x.toAdd(names)))
+	case len(out) > 0:
+		x.partly = append(x.partly, fmt.Sprintf("%s left out; add them later with %s", strings.Join(out, ", "), x.toAdd(out)))
 	}
 	if len(x.plan.Lost) > 0 {
-		x.partly = append(x.partly, fmt.Sprintf("%s could not be reached and is as the run left it; when it is back: %s", strings.Join(x.plan.Lost, ", "), x.command("rollback")))
+		x.partly = append(x.partly, fmt.Sprintf("%s could not be reached and is as run %s left it; when it is back: %s",
+			strings.Join(x.plan.Lost, ", "), cmp.Or(x.plan.Of, x.plan.Run), x.command("rollback")))
 	}
 	report := x.report(nil)
 	switch {
@@ -29,6 +38,15 @@ func (x *execution) outcome() (Report, error) {
 	return report, nil
 }
 
+// toAdd are the commands that add members to a cluster that serves.
+func (x *execution) toAdd(names []string) string {
+	var commands []string
+	for _, name := range names {
+		commands = append(commands, x.command("replace-member", name))
+	}
+	return strings.Join(commands, " and ")
+}
+
 // stopped ends this process's work on a run that is not finished: it saves what was done, gives the locks back,
 // and says what stands where and which commands lead on.
 func (x *execution) stopped(ctx context.Context, at StepKind, err error) (Report, error) {
@@ -37,26 +55,7 @@ func (x *execution) stopped(ctx context.Context, at StepKind, err error) (Report
 	if serr := x.record(ctx); serr != nil {
 		x.Log.Warn("save the plan", "error", serr)
 	}
-	s := &Stopped{Run: x.plan.Run, Step: at, Err: err}
-	states, errs, ierr := x.inspect(ctx, x.plan.Run, false, true)
-	if ierr == nil {
-		x.states = states
-	}
-	for _, m := range x.targets() {
-		state := fmt.Sprintf("unknown: %v", errs[m.Name])
-		if st, ok := states[m.Name]; ok {
-			state = st.describe()
-		}
-		s.Members = append(s.Members, Standing{Member: m.Name, State: state})
-	}
-	s.Next = x.next()
-	if len(errs) > 0 && len(states) > 0 && x.plan.Kind != PlanReplace {
-		flags := x.flags()
-		for _, name := range sortedKeys(errs) {
-			flags = append(flags, "--without "+name)
-		}
-		s.Next = append(s.Next, x.command("rollback", flags...)+"  (if "+strings.Join(sortedKeys(errs), ", ")+" is lost: undoes it on the others)")
-	}
+	s := x.standing(ctx, at, err)
 	report := x.report(err)
 	if rerr := x.Repository.Record(ctx, x.runRecord(report, err.Error())); rerr != nil {
 		x.Log.Warn("write the record of this run", "error", rerr)
@@ -65,15 +64,48 @@ func (x *execution) stopped(ctx context.Context, at StepKind, err error) (Report
 	return report, s
 }
 
-// next are the commands that lead on from here.
-func (x *execution) next() []string {
+// standing says what stands on every member, and which commands lead on from there.
+func (x *execution) standing(ctx context.Context, at StepKind, err error) *Stopped {
+	s := &Stopped{Run: x.plan.Run, Step: at, Err: err}
+	states, errs, ierr := x.inspect(ctx, x.plan.Run, false, true)
+	if ierr == nil {
+		x.states = states
+	}
+	begun := false
+	for _, m := range x.targets() {
+		state := fmt.Sprintf("unknown: %v", errs[m.Name])
+		if st, ok := states[m.Name]; ok {
+			state = st.describe()
+			begun = begun || st.Journal != nil
+		}
+		s.Members = append(s.Members, Standing{Member: m.Name, Host: m.Host, State: state})
+	}
+	s.Next = x.next(begun || len(states) == 0)
+	if lost := sortedKeys(errs); len(lost) > 0 && begun && x.plan.Kind == PlanRestore && !x.plan.retires() {
+		flags := x.flags()
+		for _, name := range lost {
+			flags = append(flags, "--without "+name)
+		}
+		s.Next = append(s.Next, x.command("rollback", flags...)+"  (if "+strings.Join(lost, ", ")+" is lost: undoes it on the others)")
+	}
+	return s
+}
+
+// next are the commands that lead on from here; begun says whether any host may know of the run.
+func (x *execution) next(begun bool) []string {
 	if x.plan.Kind == PlanReplace && !x.reverting() {
 		return x.nextOfReplace()
 	}
 	flags := x.flags()
 	back := x.command("rollback", flags...)
+	if x.plan.retires() {
+		return []string{x.command("rollback") + "  (goes on putting the old data dir back)"}
+	}
 	if x.reverting() {
 		return []string{back + "  (goes on putting the old data dirs back)"}
+	}
+	if !begun {
+		return []string{x.command(string(x.plan.Kind), flags...) + "  (begins anew; nothing was changed)"}
 	}
 	verb := string(x.plan.Kind)
 	if x.plan.Kind == PlanRollback && x.DiscardWrites {

@@ -58,7 +58,8 @@ type Plan struct {
 	Prepared   *Prepared                  `json:"prepared,omitempty"`
 	// Abandoned says that a rollback of this run has begun: it is not gone on with.
 	Abandoned bool `json:"abandoned,omitempty"`
-	// Lost, with a rollback of this run, are members that could not be reached for it. They are still as the run left them.
+	// Lost, with a rollback of this run, are members that could not be reached for it. They are still as the run left them; with a PlanRollback, as
+	// the run Of did.
 	Lost     []string  `json:"lost,omitempty"`
 	Discards *Discards `json:"discards,omitempty"` // with a rollback of a started cluster
 	Replace  *Replace  `json:"replace,omitempty"`  // with PlanReplace; Members is the one to be replaced
@@ -197,6 +198,7 @@ type StepKind string
 
 // The steps. Each is a barrier: it is done on every member before the next one begins.
 const (
+	StepLock     StepKind = "lock"     // in no plan: what every command begins with
 	StepPrepare  StepKind = "prepare"  // fetch, check, edit, predict
 	StepStage    StepKind = "stage"    // build the new dirs beside the old ones
 	StepStop     StepKind = "stop"     // starts forbidden, processes gone, ports closed

@@ -54,6 +54,11 @@ func (r *Restorer) ReplaceMember(ctx context.Context, name string) (Report, erro
 		last = nil // the host is out of reach: the checks say so
 	}
 	if last != nil && !last.Ended {
+		if last.Plan.Kind == PlanRestore {
+			if err := r.leftBehind(ctx, last); err != nil {
+				return Report{}, err
+			}
+		}
 		if last.Plan.Kind != PlanReplace || last.Plan.Abandoned {
 			return Report{}, one.unfinished(last)
 		}

@@ -152,12 +152,23 @@ func joinMap(errs map[string]error) error {
 // flags repeats the answers that a resumed run needs again.
 func (r *Restorer) flags() []string {
 	var flags []string
-	for _, name := range r.Without {
-		flags = append(flags, "--without "+name)
+	add := func(flag string, values ...string) {
+		for _, v := range values {
+			flags = append(flags, flag+" "+v)
+		}
 	}
-	for _, name := range r.Fenced {
-		flags = append(flags, "--fenced "+name)
+	add("--without", r.Without...)
+	add("--fenced", r.Fenced...)
+	o := r.AgentOptions
+	if o.PatroniSync != "" {
+		add("--patroni-sync", o.PatroniSync)
 	}
+	if o.OpenPaused {
+		flags = append(flags, "--open-paused")
+	}
+	add("--keep-leased", o.KeepLeased...)
+	add("--drop-leased", o.DropLeased...)
+	add("--accept-unverified", o.AcceptUnverified...)
 	return flags
 }
 

@@ -18,8 +18,9 @@ import (
 // from the old dirs: a client may have seen what the new cluster served. Report and errors are those of [Restorer.Run]; the writes that
 // it would discard are refused until DiscardWrites allows it.
 //
-// A member in Without that took part in the run is lost: the others are rolled back without it. Where the old dirs just return, it is rolled back by
-// the same call without that, once it is there again.
+// A member in Without that took part in the run is lost: the others are rolled back without it. It is rolled back by the same call without that, once
+// it is there again: where the old dirs just returned, into the cluster that it belongs to; after a restore from the old dirs there is no such cluster
+// any more, so that its etcd stays stopped, and starts forbidden, until it is added to the present one ([ErrPartly]).
 func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 	begun := r.Now()
 	last, err := r.find(ctx, run)
@@ -27,13 +28,17 @@ func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 		return Report{}, err
 	}
 	plan := last.Plan
-	plan.Lost = nil
-	for _, m := range plan.Members {
-		if slices.Contains(r.Without, m.Name) {
-			plan.Lost = append(plan.Lost, m.Name)
-		}
+	left, err := r.stray(ctx, last)
+	if err != nil {
+		return Report{}, err
 	}
-	r.Without = slices.Concat(plan.Without, plan.Lost)
+	if left != nil {
+		return r.retire(ctx, left, begun)
+	}
+	lost := plan.Lost // of them, those that a rollback does not know as its own stay lost
+	plan.Lost = slices.DeleteFunc(slices.Clone(plan.Without), func(name string) bool { return !slices.Contains(lost, name) })
+	r.Without = slices.Concat(plan.Without, plan.taking(r.Without))
+	plan.Lost = append(plan.Lost, plan.taking(r.Without)...)
 	if plan.Kind == PlanReplace {
 		if err := r.replaceUndone(plan, last.Ended); err != nil {
 			return Report{}, err
@@ -62,6 +67,16 @@ func (r *Restorer) Rollback(ctx context.Context, run string) (Report, error) {
 		return r.revertRun(ctx, plan, begun, false)
 	}
 	return r.restoreBefore(ctx, plan, !last.Ended, begun)
+}
+
+// taking are those of the members that take part in the run.
+func (p *Plan) taking(names []string) (part []string) {
+	for _, m := range p.Members {
+		if slices.Contains(names, m.Name) {
+			part = append(part, m.Name)
+		}
+	}
+	return part
 }
 
 // find returns the run that a rollback is about.
@@ -140,7 +155,7 @@ func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, 
 	if err != nil {
 		return Report{}, err
 	}
-	plan.Of, plan.Request = of.Run, Request{From: "before:" + of.Run}
+	plan.Of, plan.Request, plan.Lost = of.Run, Request{From: "before:" + of.Run}, of.Lost
 	fail := func(err error) (Report, error) {
 		return Report{}, errors.Join(err, r.removeSpool(plan.Run))
 	}
@@ -151,6 +166,9 @@ func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, 
 		src, err := r.bestBefore(ctx, of)
 		if err != nil {
 			return nil, err
+		}
+		for _, m := range of.Members {
+			src.undone = append(src.undone, m.Name)
 		}
 		return src, r.askDiscard(plan.Discards, of)
 	})

@@ -106,17 +106,17 @@ func (r *Restorer) leftBehind(ctx context.Context, last *HostRun) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range sortedKeys(states) {
+	if slices.ContainsFunc(sortedKeys(states), func(name string) bool {
 		j := states[name].Journal
-		switch {
-		case j == nil || j.Ended.IsZero() || states[name].Place == PlaceNew: // the last step may have been cut off
-		case j.Plan.Abandoned:
-			last.Plan.Abandoned = true
-			return r.unfinished(last)
-		default:
-			return fmt.Errorf("run %s ended on %s while %s could not be reached: nothing goes on with it. Stop etcd on %[3]s, move its data dir and what lies beside it (DIR.requorum, DIR.staged-%[1]s, DIR.before-%[1]s) away, and bring it back with %[4]q",
-				last.Plan.Run, name, strings.Join(last.Members, ", "), r.command("replace-member", last.Members[0]))
-		}
+		return j != nil && !j.Ended.IsZero() && j.Plan.Abandoned
+	}) {
+		last.Plan.Abandoned = true
+		return r.unfinished(last)
+	}
+	if name := leftBy(states); name != "" {
+		left := strings.Join(last.Members, ", ")
+		return fmt.Errorf("run %s was rolled back on %s while %s could not be reached: nothing goes on with it. Take %s out of the cluster that is no more with %q, and add it to the present one with %q",
+			last.Plan.Run, name, left, left, r.command("rollback"), r.command("replace-member", last.Members[0]))
 	}
 	return nil
 }
@@ -145,7 +145,10 @@ func (r *Restorer) adopt(plan Plan) error {
 func (x *execution) execute(ctx context.Context) (Report, error) {
 	defer func() { x.p.close() }()
 	if err := x.lockAll(ctx); err != nil {
-		return Report{}, err
+		if errors.Is(err, ErrLocked) || context.Cause(ctx) != nil {
+			return Report{}, err
+		}
+		return Report{}, x.standing(ctx, StepLock, err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	var beats sync.WaitGroup
@@ -268,6 +271,9 @@ func (x *execution) done(ctx context.Context, step *Step) (bool, error) {
 		}
 		return true
 	}
+	if x.plan.retires() && step.Kind == StepStop {
+		return all(func(s State) bool { return s.Stopped() && s.Inhibited }), nil
+	}
 	isNew := func(s State) bool { return s.Place == PlaceNew }
 	staged := func(s State) bool {
 		return x.plan.Prepared != nil && (isNew(s) || s.Place == PlaceHalf || s.Staged == x.plan.Prepared.SHA256 && s.Intact)
@@ -331,10 +337,7 @@ func (x *execution) lockAll(ctx context.Context) error {
 			if errors.As(err, &h) && h.Code == HostLocked && h.Lock != nil {
 				return &LockedError{Member: m.Name, Lock: *h.Lock, Age: x.Now().Sub(h.Lock.Heartbeat), Dead: h.Dead}
 			}
-			if x.resumed && !x.reverting() {
-				return fmt.Errorf("lock: %w; if that host is lost, undo the run on the others with %q", err, x.command("rollback", append(x.flags(), "--without "+m.Name)...))
-			}
-			return fmt.Errorf("lock: %w", err)
+			return err
 		}
 	}
 	return nil

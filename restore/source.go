@@ -22,6 +22,7 @@ type source struct {
 	trailer       bool     // the file must end with etcd's checksum
 	size          int64    // of the database in bytes, as far as known
 	members       []string // voting members of the cluster it was taken from, if known
+	undone        []string // with a rollback: members of the cluster that it undoes
 	// fetch writes the checked database to dst.
 	fetch func(ctx context.Context, dst *os.File, progress func(int64)) error
 	// manifest is what the database must be, nil if nobody said.

@@ -80,10 +80,10 @@ func (x *execution) stop(ctx context.Context, step *Step) error {
 		Advice: "find out who does, and run the same command again"}
 }
 
-// toStop are the members that must not run meanwhile: all of them, but where old dirs return, those whose dirs were exchanged. The others have been stopped by
+// toStop are the members that must not run meanwhile: all of them, but where old dirs return to be used, those whose dirs were exchanged. The others have been stopped by
 // the run, or were left in peace when it was rolled back without this one.
 func (x *execution) toStop() []Placed {
-	if !x.reverting() {
+	if !x.reverting() || x.plan.retires() {
 		return x.targets()
 	}
 	return slices.DeleteFunc(x.targets(), func(m Placed) bool {

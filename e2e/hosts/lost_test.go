@@ -1,0 +1,177 @@
+package hosts
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/requorum/requorum/internal/etcdtest"
+)
+
+// A journal is what a run left on a host.
+type journal struct {
+	Run  string
+	Plan struct {
+		Steps []struct {
+			Kind string
+			Done time.Time
+		}
+	}
+	Ended time.Time
+}
+
+// unfinished is the journal of the run that has not ended on the host; nil if there is none.
+func (h *host) unfinished(t testing.TB) *journal {
+	t.Helper()
+	files, err := filepath.Glob(h.disk("srv", "etcd.requorum", "r*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		var j journal
+		b, err := os.ReadFile(f)
+		if err == nil && json.Unmarshal(b, &j) == nil && j.Ended.IsZero() {
+			return &j
+		}
+	}
+	return nil
+}
+
+// recorded says whether the unfinished run's journals on all of the hosts have the step as done; lock is done when they are there.
+func recorded(t testing.TB, step string, hosts ...*host) bool {
+	t.Helper()
+	return !slices.ContainsFunc(hosts, func(h *host) bool {
+		j := h.unfinished(t)
+		if j == nil || step == "lock" {
+			return j == nil
+		}
+		for _, s := range j.Plan.Steps {
+			if s.Kind == step {
+				return s.Done.IsZero()
+			}
+		}
+		return true
+	})
+}
+
+// killedAfter starts a command and kills it when the journals of all hosts have the step as done.
+func (d *desk) killedAfter(t testing.TB, step string, args ...string) result {
+	t.Helper()
+	c := d.start(t, args...)
+	until(t, "the journals to have "+step, func() bool { return recorded(t, step, d.site.hosts...) })
+	return c.kill(t)
+}
+
+// printed is a command that a message says to type, as typed: from the line, or the quotes, in which it stands.
+func (r result) printed(t testing.TB, words string) []string {
+	t.Helper()
+	command := regexp.MustCompile(regexp.QuoteMeta(requorum) + ` -c \S+ (` + words + `[^\n"();]*?)(?:"| and |  |[;\n]|$)`)
+	m := command.FindStringSubmatch(r.stderr)
+	if m == nil {
+		t.Fatalf("no command %q is printed:\n%s", words, r)
+	}
+	return strings.Fields(m[1])
+}
+
+// refusedPeers is how often the host's etcd has logged that a peer is of another cluster.
+func (h *host) refusedPeers(t testing.TB) int {
+	t.Helper()
+	b, err := os.ReadFile(h.disk("srv", "etcd.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(b), "cluster ID mismatch")
+}
+
+// apart waits until the host's etcd has met the others', and fails the test if it takes writes.
+func (s *site) apart(t testing.TB, h *host, met int, others ...*host) {
+	t.Helper()
+	s.serves(t, s.client(t, others...))
+	until(t, h.name+" to look for its cluster", func() bool { return h.refusedPeers(t) > met })
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := s.client(t, h).Put(ctx, "/stray", "x"); err == nil {
+		t.Errorf("%s takes writes: there are two clusters", h.name)
+	}
+}
+
+// TestHostLostAfterStart loses a host when the new cluster runs already, and rolls the others back, which is a restore of what they had before. The host, back again, is
+// a member of a cluster that is no more: the same rollback takes it out, and the command which that prints adds it to the present one.
+func TestHostLostAfterStart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, 3)
+	d := s.newDesk(t, "desk1", s.hosts...)
+	client := s.found(t, s.hosts...)
+	etcdtest.MustFill(t, client, etcdtest.FillOptions{Keys: 300})
+	h3, rest := s.hosts[2], s.hosts[:2]
+
+	for _, c := range []struct {
+		name       string
+		lose, back func(t *testing.T)
+	}{
+		{"its cable pulled right after the start", func(t *testing.T) {
+			d.killedAfter(t, "start", "restore", "dcs", "--yes", "--from", "store", "--replace-healthy", "dcs")
+			s.serves(t, s.client(t, s.hosts...))
+			h3.unplug(t)
+			r := d.run(t, "restore", "dcs", "--yes").exits(t, exitError, `stopped at "lock"`, "h1 on ssh://root@"+s.hosts[0].addr+": "+dataDir+" is the new one", "h3 on ssh://root@"+h3.addr+": unknown")
+			typed := r.printed(t, "rollback dcs --without h3")
+			d.run(t, append(typed, "--yes", "--discard-writes")...).exits(t, exitPartly, "h3 could not be reached")
+		}, func(t *testing.T) { h3.mend(t) }},
+		{"its power lost after the end", func(t *testing.T) {
+			d.restore(t, exitOK, "--from", "store", "--replace-healthy", "dcs")
+			h3.off(t)
+			d.run(t, "rollback", "dcs", "--yes", "--without", "h3", "--discard-writes").exits(t, exitPartly, "h3 could not be reached")
+		}, func(t *testing.T) {
+			d.run(t, "rollback", "dcs", "--yes").exits(t, exitError, "cannot be reached yet", "the same command")
+			h3.on(t)
+			h3.startEtcd(t) // as its service manager does
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d.run(t, "backup", "dcs").exits(t, exitOK)
+			etcdtest.Put(t, s.client(t, s.hosts...), "/late", c.name)
+			want := s.rows(t, s.hosts...)
+			c.lose(t)
+			etcdtest.MustEqual(t, values(want), values(s.rows(t, rest...)))
+			client := s.client(t, rest...)
+			etcdtest.Put(t, client, "/meanwhile", c.name)
+			want = s.rows(t, rest...)
+			met := h3.refusedPeers(t)
+			c.back(t)
+			s.apart(t, h3, met, rest...)
+
+			r := d.run(t, "rollback", "dcs", "--yes").exits(t, exitPartly, "starts are forbidden")
+			etcdtest.MustEqual(t, want, s.rows(t, rest...)) // undisturbed
+			if out, err := h3.try(t, "/srv/etcd.sh", "start"); err == nil {
+				t.Errorf("somebody started etcd on h3, which belongs to no cluster: %s", out)
+			}
+			d.run(t, r.printed(t, "replace-member dcs h3")...).exits(t, exitUsage, "--yes")
+			d.run(t, append(r.printed(t, "replace-member dcs h3"), "--yes")...).exits(t, exitOK, "it has its vote")
+			etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
+			for _, h := range s.hosts {
+				if h.unfinished(t) != nil {
+					t.Errorf("a run is unfinished on %s", h.name)
+				}
+			}
+			h3.onceFounded(t)
+		})
+	}
+}
+
+// onceFounded fails the test if etcd on the host ever began an empty member but for its first start of all.
+func (h *host) onceFounded(t testing.TB) {
+	t.Helper()
+	b, err := os.ReadFile(h.disk("srv", "etcd.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(b), `"msg":"starting local member"`); n != 1 {
+		t.Errorf("etcd on %s began an empty member %d times", h.name, n)
+	}
+}
