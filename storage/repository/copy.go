@@ -138,7 +138,7 @@ func (c *checkedReader) Read(p []byte) (int, error) {
 	n, err := c.meter.Read(p)
 	c.progress(int64(n))
 	if c.n > c.want.StoredBytes || err == io.EOF && (c.n != c.want.StoredBytes || c.sum() != c.want.StoredSHA256) {
-		c.wrong = differ(&c.meter, c.want.StoredBytes, c.want.StoredSHA256)
+		c.wrong = differ(c.n, c.sum(), c.want.StoredBytes, c.want.StoredSHA256)
 		return n, errors.New("not what the manifest says: " + c.wrong)
 	}
 	return n, err

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/requorum/requorum/internal/seal"
 	"github.com/requorum/requorum/storage/catalog"
@@ -115,12 +116,11 @@ func (r *Repository) read(ctx context.Context, s Named, snap catalog.Snapshot, m
 	defer body.Close()
 	stored := &meter{r: body, h: sha256.New()}
 
-	plain := &meter{h: sha256.New()}
+	plain := &sink{w: w, h: sha256.New()}
 	opened, failure := seal.Open(stored, r.identities, m.Sealed())
 	if failure == nil {
-		plain.r = io.LimitReader(opened, want.Bytes+1) // one more tells that there is more
-		failure = pour(w, plain)
-		_ = opened.Close() // it ends the reading; what it can say was said by the reads
+		failure = ahead(plain, io.LimitReader(opened, want.Bytes+1)) // one more tells that there is more
+		_ = opened.Close()                                          // it ends the reading; what it can say was said by the reads
 	}
 	switch {
 	case stored.err != nil:
@@ -141,11 +141,11 @@ func (r *Repository) read(ctx context.Context, s Named, snap catalog.Snapshot, m
 			return bad("decompress", failure, "its bytes are those of the manifest, but they cannot be opened: %v", failure)
 		}
 		if plain.n != want.Bytes || plain.sum() != want.SHA256 {
-			return bad("raw sha256", nil, "its bytes are those of the manifest, but hold other contents: %s", differ(plain, want.Bytes, want.SHA256))
+			return bad("raw sha256", nil, "its bytes are those of the manifest, but hold other contents: %s", differ(plain.n, plain.sum(), want.Bytes, want.SHA256))
 		}
 		return nil
 	case failure == nil:
-		return bad("swapped", nil, "it is whole, but not the object of this backup: another was put in its place (%s)", differ(stored, want.StoredBytes, want.StoredSHA256))
+		return bad("swapped", nil, "it is whole, but not the object of this backup: another was put in its place (%s)", differ(stored.n, stored.sum(), want.StoredBytes, want.StoredSHA256))
 	case errors.Is(failure, seal.ErrOtherKind):
 		return bad("decrypt", failure, "another object was put in its place: %v", failure)
 	case stored.n < want.StoredBytes:
@@ -153,20 +153,31 @@ func (r *Repository) read(ctx context.Context, s Named, snap catalog.Snapshot, m
 	case stored.n > want.StoredBytes:
 		return bad("stored size", failure, "it has %d bytes more than the %d that were stored", stored.n-want.StoredBytes, want.StoredBytes)
 	}
-	return bad("stored sha256", failure, "its bytes have changed: %s", differ(stored, want.StoredBytes, want.StoredSHA256))
+	return bad("stored sha256", failure, "its bytes have changed: %s", differ(stored.n, stored.sum(), want.StoredBytes, want.StoredSHA256))
 }
 
-// differ says in what got is not what was expected.
-func differ(got *meter, size int64, sum string) string {
-	if got.n != size {
-		return fmt.Sprintf("%d bytes, expected %d", got.n, size)
+// differ says in what size and sum are not what was expected.
+func differ(size int64, sum string, wantSize int64, wantSum string) string {
+	if size != wantSize {
+		return fmt.Sprintf("%d bytes, expected %d", size, wantSize)
 	}
-	return fmt.Sprintf("sha256 %s, expected %s", got.sum(), sum)
+	return fmt.Sprintf("sha256 %s, expected %s", sum, wantSum)
 }
 
 // pour copies in large pieces.
 func pour(w io.Writer, r io.Reader) error {
 	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 256<<10))
+	return err
+}
+
+// ahead is pour, but the next piece is read while w takes one.
+func ahead(w io.Writer, r io.Reader) error {
+	pieces, into := io.Pipe()
+	var reading sync.WaitGroup
+	reading.Go(func() { into.CloseWithError(pour(into, r)) }) // nil is io.EOF
+	err := pour(w, pieces)
+	pieces.CloseWithError(err)
+	reading.Wait()
 	return err
 }
 
@@ -196,6 +207,24 @@ func (m *meter) sum() string {
 	}
 	return hex.EncodeToString(m.h.Sum(nil))
 }
+
+// sink counts and hashes what is written through it, the latter while w takes it.
+type sink struct {
+	w io.Writer
+	h hash.Hash
+	n int64
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	var hashed sync.WaitGroup
+	hashed.Go(func() { _, _ = s.h.Write(p) }) // a hash never fails
+	n, err := s.w.Write(p)
+	hashed.Wait()
+	s.n += int64(n)
+	return n, err
+}
+
+func (s *sink) sum() string { return hex.EncodeToString(s.h.Sum(nil)) }
 
 // fileWriter writes a file from its start.
 type fileWriter struct {

@@ -58,7 +58,7 @@ func (r *Repository) stored(ctx context.Context, s Named, snap catalog.Snapshot,
 	case got.n != want.StoredBytes:
 		return &VerifyError{snap.ID, s.Name, want.Key, "stored size", fmt.Sprintf("%d bytes are stored, expected %d", got.n, want.StoredBytes), nil}
 	case got.sum() != want.StoredSHA256:
-		return &VerifyError{snap.ID, s.Name, want.Key, "stored sha256", "its bytes have changed: " + differ(got, want.StoredBytes, want.StoredSHA256), nil}
+		return &VerifyError{snap.ID, s.Name, want.Key, "stored sha256", "its bytes have changed: " + differ(got.n, got.sum(), want.StoredBytes, want.StoredSHA256), nil}
 	}
 	return nil
 }
