@@ -130,17 +130,19 @@ func Prepare(ctx context.Context, path string, o PrepareOptions) (_ Prepared, er
 	return done, err
 }
 
-// update runs one transaction on the database at path. It does not sync it to disk.
+// update runs one transaction on the database at path. It does not sync it to disk. Unlike etcd it stores the list of free pages, so that
+// whoever opens the file next need not visit every page to find them; a server drops the list with its first commit.
 func update(path string, fn func(*bolt.Tx) error) error {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:        lockTimeout,
 		NoSync:         true,
-		NoFreelistSync: true, // as etcd has it
+		NoFreelistSync: true, // opening it writes nothing
 		FreelistType:   bolt.FreelistMapType,
 	})
 	if err != nil {
 		return err
 	}
+	db.NoFreelistSync = false
 	db.AllocSize = 64 << 10 // every member gets a copy of what the file grows by
 	return errors.Join(db.Update(fn), db.Close())
 }
