@@ -114,6 +114,7 @@ func (r *Restorer) hostChecks(o *observed, size int64) (checks []Check) {
 		checks = append(checks, flagChecks(m.Member, s)...)
 		if size > 0 {
 			checks = append(checks, r.spaceChecks(o, m, size)...)
+			checks = append(checks, sizeCheck(m.Name, s, size)...)
 			checks = append(checks, quotaCheck(m.Name, s, size))
 		}
 	}

@@ -224,8 +224,9 @@ type State struct {
 	Flags       *Flags    `json:"flags,omitempty"`   // with Deep
 	Version     string    `json:"version,omitempty"` // with Deep: of the etcd program, if it could be asked
 	Problems    []Problem `json:"problems,omitempty"`
-	AtomicSwaps bool      `json:"atomic_swaps"`  // the file system can exchange two dirs at once
-	Log         *RaftLog  `json:"log,omitempty"` // with Log, unless there is no member
+	AtomicSwaps bool      `json:"atomic_swaps"`           // the file system can exchange two dirs at once
+	MaxDatabase int64     `json:"max_database,omitempty"` // the largest, in bytes, that requorum can open there; 0: any
+	Log         *RaftLog  `json:"log,omitempty"`          // with Log, unless there is no member
 }
 
 // A RaftLog is how far a member's dirs go. Term and Index are those of the last entry: by these, the term first, raft judges which of

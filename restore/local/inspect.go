@@ -3,8 +3,10 @@ package local
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +24,9 @@ func (h *Host) Inspect(ctx context.Context, req restore.InspectRequest) (restore
 
 func (h *Host) inspect(ctx context.Context, p *place, req restore.InspectRequest) (restore.State, error) {
 	s := restore.State{Member: p.member.Name, DataDir: p.data, Marker: p.marker(), Place: restore.PlaceOld}
+	if strconv.IntSize == 32 {
+		s.MaxDatabase = math.MaxInt32 // bbolt maps the whole file
+	}
 	s.Host, _ = os.Hostname()
 	var err error
 	if s.Lock, err = p.readLock(); err != nil {
