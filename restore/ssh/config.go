@@ -202,9 +202,9 @@ func (a *answer) match(l configLine) bool {
 			patterns := strings.Split(value, ",")
 			switch criterion {
 			case "host":
-				is = matches(patterns, a.hostName())
+				is = matches(strings.Split(strings.ToLower(value), ","), a.hostName())
 			case "originalhost":
-				is = matches(patterns, a.alias)
+				is = matches(strings.Split(strings.ToLower(value), ","), a.alias)
 			case "user":
 				is = matches(patterns, first(a.login, a.value("user"), me()))
 			case "localuser":
@@ -241,7 +241,7 @@ func matches(patterns []string, name string) bool {
 	found := false
 	for _, p := range patterns {
 		p, negated := strings.CutPrefix(p, "!")
-		if like(strings.ToLower(p), strings.ToLower(name)) {
+		if like(p, name) {
 			if negated {
 				return false
 			}
