@@ -31,6 +31,7 @@ stores:
   main: {s3: {bucket: %s, region: us-east-1, endpoint: %q, path_style: true}}
   sealed: {s3: {bucket: %s, prefix: other, region: us-east-1, endpoint: %q, path_style: true, access_key: "${READER}", secret_key: "${SECRET}"}}
 spool_dir: spool
+allow_tmpfs_spool: true
 `, s.Endpoints()[0], closed, s.bucket, s.s3.Endpoint, s.bucket, s.s3.Endpoint)
 	s.file("requorum.yaml", text)
 	line := func(of string) string {

@@ -40,6 +40,7 @@ manifest that makes the backup exist.`,
 	}
 	from.addEndpoints(cmd)
 	from.addStores(cmd)
+	from.addSpool(cmd)
 	flags := cmd.Flags()
 	flags.BoolVar(&f.prove, "prove", false, "compare with the HashKV of a running follower before the backup exists")
 	flags.BoolVar(&f.held, "refuse-held", false, "take none while a restore of the cluster is under way (for schedules)")

@@ -84,6 +84,9 @@ func (a *app) check(ctx context.Context, args []string, wait time.Duration) erro
 	if err != nil {
 		return err
 	}
+	if wait < 0 {
+		return usage("--wait %s: it cannot be negative", wait)
+	}
 	c, err := t.checked(ctx, wait)
 	if err != nil {
 		return err

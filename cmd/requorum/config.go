@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/requorum/requorum/backup"
 	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/storage"
@@ -56,7 +57,7 @@ func (a *app) configCheck(ctx context.Context, offline bool) error {
 			problems = append(problems, receivers...)
 		}
 		if !offline {
-			problems = append(problems, config.RunProbes(ctx, a.probes(cfg)...)...)
+			problems = append(problems, config.RunProbes(ctx, a.probes(cfg, problems)...)...)
 		}
 		problems.Sort()
 		for _, w := range cfg.Warnings {
@@ -89,8 +90,8 @@ func (a *app) configCheck(ctx context.Context, offline bool) error {
 	return nil
 }
 
-// probes asks the world about every value that names something in it.
-func (a *app) probes(cfg *config.Config) []config.Probe {
+// probes asks the world about every value that names something in it. What is known to be wrong already is not asked about.
+func (a *app) probes(cfg *config.Config, known config.Problems) []config.Probe {
 	var probes []config.Probe
 	if err := a.reachHosts(cfg, nil); err != nil {
 		p := cfg.At("ssh")
@@ -99,7 +100,13 @@ func (a *app) probes(cfg *config.Config) []config.Probe {
 	}
 	for _, cl := range cfg.Sorted() {
 		t := &target{app: a, cfg: cfg, cluster: cl}
-		probes = append(probes, t.probeEndpoints, t.probeHosts, t.probeDrills)
+		probes = append(probes, t.probeHosts, t.probeDrills)
+		if !known.Within("clusters."+cl.Name+".tls") && !known.Within("clusters."+cl.Name+".password_file") {
+			probes = append(probes, t.probeEndpoints)
+		}
+	}
+	if !known.Within("spool_dir") {
+		probes = append(probes, func(context.Context) []config.Problem { return probeSpool(cfg) })
 	}
 	for name, st := range cfg.Stores {
 		if st == nil {
@@ -140,6 +147,25 @@ func (t *target) probeEndpoints(ctx context.Context) []config.Problem {
 		problems = append(problems, p)
 	}
 	return problems
+}
+
+// probeSpool says whether databases can pass through the spool directory. One that was made for that is taken away again.
+func probeSpool(cfg *config.Config) []config.Problem {
+	dir := string(cfg.SpoolDir)
+	_, missing := os.Stat(dir)
+	f, err := backup.Spool{Dir: dir, AllowMemory: cfg.AllowTmpfsSpool}.Create(0)
+	if err == nil {
+		err = f.Close()
+	}
+	if errors.Is(missing, fs.ErrNotExist) {
+		_ = os.Remove(dir)
+	}
+	if err == nil {
+		return nil
+	}
+	p := cfg.At("spool_dir")
+	p.What = err.Error()
+	return []config.Problem{p}
 }
 
 func probeStore(ctx context.Context, cfg *config.Config, name string, st *config.Store) []config.Problem {

@@ -140,7 +140,7 @@ func adviceFor(err error) string {
 	case errors.Is(err, restore.ErrDeclined):
 		return "nothing was changed; to go on, the name of the cluster must be typed as it stands in the configuration"
 	case errors.Is(err, seal.ErrCannotDecrypt):
-		return "give the key that fits as identity_file in the configuration; list, show, verify, export and config recover also take --identity-file FILE"
+		return "give the key that fits as identity_file in the configuration; show, verify and export also take --identity-file FILE"
 	case errors.Is(err, restore.ErrAgents) && !errors.As(err, &stopped):
 		return "the checks of the report say who is not back and why; when that is mended, requorum check asks again, without another restore. " +
 			"After DATA LOSS SUSPECTED, first keep Patroni from rewinding more: patronictl pause"

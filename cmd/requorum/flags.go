@@ -28,8 +28,15 @@ type sourceFlags struct {
 func (f *sourceFlags) addStores(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.stores, "store", nil, "without a configuration: `URL` of a store, s3://bucket/prefix?region=… or file:///path; may be repeated")
-	flags.StringVar(&f.path, "path", "", "`PATH` in the store (default the cluster's name)")
-	flags.StringVar(&f.identity, "identity-file", "", "age identity `FILE` to decrypt with")
+	flags.StringVar(&f.path, "path", "", "`PATH` in that store (default the cluster's name)")
+}
+
+func (f *sourceFlags) addIdentity(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.identity, "identity-file", "", "age identity `FILE` to decrypt with")
+}
+
+func (f *sourceFlags) addSpool(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.StringVar(&f.spoolDir, "spool-dir", "", "`DIR` for whole databases in plain text")
 	flags.BoolVar(&f.tmpfs, "allow-tmpfs-spool", false, "let the spool directory be in memory")
 }
@@ -48,6 +55,20 @@ func (f *sourceFlags) addEndpoints(cmd *cobra.Command) {
 
 func (f *sourceFlags) given() bool { return len(f.stores) > 0 || len(f.endpoints) > 0 }
 
+// alone is a flag that was given and says nothing without a store's URL; "" for none.
+func (f *sourceFlags) alone() string {
+	for _, flag := range []struct {
+		name  string
+		given bool
+	}{{"--path", f.path != ""}, {"--ca", f.ca != ""}, {"--cert", f.crt != ""}, {"--key", f.key != ""}, {"--server-name", f.serverName != ""},
+		{"--username", f.username != ""}, {"--password-file", f.passwordFile != ""}, {"--recipient", len(f.recipients) > 0}} {
+		if flag.given {
+			return flag.name
+		}
+	}
+	return ""
+}
+
 // config is what the flags say.
 func (f *sourceFlags) config(name string) (*config.Config, error) {
 	return config.FromFlags(config.Flags{Cluster: name, Endpoints: f.endpoints, Stores: f.stores, Path: f.path,
@@ -56,10 +77,24 @@ func (f *sourceFlags) config(name string) (*config.Config, error) {
 }
 
 // targetOr is the cluster of the flags if there are any, else that of the
-// configuration.
+// configuration, with another identity or spool directory where the flags name one.
 func (a *app) targetOr(f *sourceFlags, name string) (*target, error) {
 	if !f.given() {
-		return a.target(name)
+		if flag := f.alone(); flag != "" {
+			return nil, usage("%s describes a cluster without a configuration, and needs --store", flag)
+		}
+		t, err := a.target(name)
+		if err != nil {
+			return nil, err
+		}
+		if f.identity != "" {
+			t.cluster.IdentityFile = config.File(f.identity)
+		}
+		if f.spoolDir != "" {
+			t.cfg.SpoolDir = config.Path(f.spoolDir)
+		}
+		t.cfg.AllowTmpfsSpool = t.cfg.AllowTmpfsSpool || f.tmpfs
+		return t, nil
 	}
 	cfg, err := f.config(name)
 	if err != nil {

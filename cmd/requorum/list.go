@@ -23,7 +23,6 @@ stores; nothing else is read.`,
 		Args: maxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.list(cmd.Context(), from, args) },
 	}
-	from.addEndpoints(cmd)
 	from.addStores(cmd)
 	return cmd
 }

@@ -36,6 +36,9 @@ func (a *app) replaceMember(ctx context.Context, name, member string, f restoreF
 	if err != nil {
 		return err
 	}
+	if err := t.named(member, member); err != nil {
+		return err
+	}
 	if f.replaceHealthy != "" && f.replaceHealthy != member {
 		return usage("--replace-healthy %s: the member to replace is %s", f.replaceHealthy, member)
 	}

@@ -123,6 +123,9 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 	if f.replaceHealthy != "" && f.replaceHealthy != t.cluster.Name {
 		return nil, usage("--replace-healthy %s: the cluster to restore is %s", f.replaceHealthy, t.cluster.Name)
 	}
+	if err := t.answers(f); err != nil {
+		return nil, err
+	}
 	repo, err := t.repository(ctx)
 	if err != nil {
 		return nil, err
@@ -247,18 +250,24 @@ func (t *target) confirm(ctx context.Context, plan restore.Plan) (bool, error) {
 	}
 }
 
-func (a *app) restore(ctx context.Context, name string, f restoreFlags) error {
+// restoring prepares for a restore of the cluster, or of the one that --as names, and for what undoes it.
+func (a *app) restoring(ctx context.Context, name string, f restoreFlags) (*target, *restore.Restorer, error) {
 	t, err := a.target(name)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if t, err = t.elsewhere(ctx, &f); err != nil {
-		return err
+		return nil, nil, err
 	}
 	if err := t.spool().Ready(0); err != nil {
-		return err
+		return nil, nil, err
 	}
 	r, err := t.restorer(ctx, f)
+	return t, r, err
+}
+
+func (a *app) restore(ctx context.Context, name string, f restoreFlags) error {
+	t, r, err := a.restoring(ctx, name, f)
 	if err != nil {
 		return err
 	}
@@ -274,17 +283,7 @@ func (a *app) restore(ctx context.Context, name string, f restoreFlags) error {
 }
 
 func (a *app) rollback(ctx context.Context, name, run string, f restoreFlags) error {
-	t, err := a.target(name)
-	if err != nil {
-		return err
-	}
-	if t, err = t.elsewhere(ctx, &f); err != nil {
-		return err
-	}
-	if err := t.spool().Ready(0); err != nil {
-		return err
-	}
-	r, err := t.restorer(ctx, f)
+	t, r, err := a.restoring(ctx, name, f)
 	if err != nil {
 		return err
 	}
@@ -380,7 +379,9 @@ func (t *target) showPlan(p restore.Plan) {
 }
 
 func (t *target) showReport(r restore.Report) {
-	w := func(format string, args ...any) { fmt.Fprintln(t.out, strings.TrimRight(fmt.Sprintf(format, args...), " ")) }
+	w := func(format string, args ...any) {
+		fmt.Fprintln(t.out, strings.TrimRight(fmt.Sprintf(format, args...), " "))
+	}
 	outcome := "ok"
 	if !r.OK {
 		outcome = "NOT OK"

@@ -19,21 +19,26 @@ type runsOf struct {
 
 func newRunsCommand(a *app) *cobra.Command {
 	var since string
+	var last int
 	cmd := &cobra.Command{
 		Use:   "runs [CLUSTER]",
 		Short: "Past and unfinished runs",
 		Args:  maxArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return a.runs(cmd.Context(), args, since) },
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.runs(cmd.Context(), args, since, last) },
 	}
 	cmd.AddCommand(newPruneCommand(a))
+	cmd.Flags().IntVar(&last, "last", 50, "how many to show of each cluster, 0 for all")
 	cmd.Flags().StringVar(&since, "since", "30d ago", "a `MOMENT`: RFC 3339 with zone, or such as 2h ago")
 	return cmd
 }
 
-func (a *app) runs(ctx context.Context, args []string, since string) error {
+func (a *app) runs(ctx context.Context, args []string, since string, last int) error {
 	from, err := catalog.ParseMoment(since, time.Now())
 	if err != nil {
 		return usage("--since: %v", err)
+	}
+	if last < 0 {
+		return usage("--last %d: it cannot be negative", last)
 	}
 	targets, err := a.targets(&sourceFlags{}, args)
 	if err != nil {
@@ -51,6 +56,10 @@ func (a *app) runs(ctx context.Context, args []string, since string) error {
 		}
 		if of.Runs == nil {
 			of.Runs = []catalog.Run{}
+		}
+		if left := len(of.Runs) - last; last > 0 && left > 0 {
+			of.Runs = of.Runs[left:]
+			a.say("%s: %s since %s not shown: --last 0 shows all", t.cluster.Name, catalog.Count(left, "earlier run"), from.Format(time.RFC3339))
 		}
 		if t.restorable() {
 			r, err := t.restorer(ctx, restoreFlags{})

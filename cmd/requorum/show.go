@@ -32,6 +32,7 @@ func newShowCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), from, args[0], args[1]) },
 	}
 	from.addStores(cmd)
+	from.addIdentity(cmd)
 	return cmd
 }
 

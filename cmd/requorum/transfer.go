@@ -34,6 +34,7 @@ holds every secret that the cluster holds. A plain restore of it brings ghosts b
 		},
 	}
 	from.addStores(cmd)
+	from.addIdentity(cmd)
 	cmd.Flags().StringVarP(&to, "file", "f", "", "`FILE` to write")
 	return cmd
 }

@@ -26,6 +26,8 @@ compared.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), from, args, all, deep) },
 	}
 	from.addStores(cmd)
+	from.addIdentity(cmd)
+	from.addSpool(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "every backup, the newest first")
 	cmd.Flags().BoolVar(&deep, "deep", false, "also start etcd on the restored file and compare what it serves")
 	return cmd
@@ -88,8 +90,8 @@ func (a *app) verify(ctx context.Context, from sourceFlags, args []string, all, 
 		}
 		results = append(results, result)
 		errs = append(errs, err)
-		if !a.json() {
-			a.showVerification(result)
+		if !a.json() && ctx.Err() == nil { // half of one says nothing
+			a.showVerification(result, err)
 		}
 	}
 	err = errors.Join(errs...)
@@ -113,10 +115,13 @@ func (t *target) serveBackup(ctx context.Context, db *os.File, m catalog.Manifes
 	return catalog.HashKV(served.Hash), err
 }
 
-func (a *app) showVerification(v backup.Verification) {
+func (a *app) showVerification(v backup.Verification, err error) {
 	verdict := "ok"
-	if !v.OK {
+	switch {
+	case errors.Is(err, backup.ErrVerify):
 		verdict = "NOT OK"
+	case !v.OK: // a store that does not answer, a key that does not fit
+		verdict = "UNKNOWN"
 	}
 	fmt.Fprintf(a.out, "%s: %s (%s)\n", v.ID, verdict, v.Scope)
 	for _, c := range v.Checks {

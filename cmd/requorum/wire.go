@@ -130,7 +130,7 @@ func (t *target) identities() ([]age.Identity, error) {
 	}
 	ids, err := seal.ReadIdentities(string(t.cluster.IdentityFile))
 	if err != nil {
-		return nil, fmt.Errorf("identity_file of cluster %s: %w", t.cluster.Name, err)
+		return nil, usage("cluster %s: %v", t.cluster.Name, err)
 	}
 	return ids, nil
 }

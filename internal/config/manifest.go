@@ -257,11 +257,33 @@ func (w *recovered) head() string {
 			continue
 		}
 		lines = append(lines, "# "+part.title)
-		for _, item := range part.items {
+		for _, item := range once(part.items) {
 			lines = append(lines, comment("  "+item))
 		}
 	}
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// once puts what is wanted by more than three keys, "NAME (KEY)" each, on one line.
+func once(items []string) []string {
+	wanted := map[string][]string{}
+	var names []string
+	for _, item := range items {
+		name, _, _ := strings.Cut(item, " (")
+		if wanted[name] == nil {
+			names = append(names, name)
+		}
+		wanted[name] = append(wanted[name], item)
+	}
+	var all []string
+	for _, name := range names {
+		by := wanted[name]
+		if len(by) > 3 {
+			by = []string{fmt.Sprintf("%s and %d more)", strings.TrimSuffix(by[0], ")"), len(by)-1)}
+		}
+		all = append(all, by...)
+	}
+	return all
 }
 
 // comment makes one line a comment, whatever it holds.

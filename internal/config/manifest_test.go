@@ -161,3 +161,11 @@ func FuzzFromManifest(f *testing.F) {
 		}
 	})
 }
+
+// A variable that many keys use is one thing to set.
+func TestOnce(t *testing.T) {
+	got := once([]string{"HOME (a)", "X (b)", "HOME (c)", "HOME (d)", "X (e)", "HOME (f)"})
+	if want := []string{"HOME (a and 3 more)", "X (b)", "X (e)"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

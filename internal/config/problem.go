@@ -56,6 +56,11 @@ func (ps Problems) Sort() {
 	})
 }
 
+// Within says whether there is a problem at a key or below it.
+func (ps Problems) Within(key string) bool {
+	return slices.ContainsFunc(ps, func(p Problem) bool { return p.Key == key || strings.HasPrefix(p.Key, key+".") })
+}
+
 // err is nil without problems, so that a nil error is a nil interface.
 func (ps Problems) err() error {
 	if len(ps) == 0 {

@@ -123,7 +123,10 @@ func ByName(problems []Problem) []Problem {
 func Failure(severity Severity, name, what string, err error) Problem {
 	p := Problem{Severity: severity, Name: name, What: fmt.Sprintf("%s: %v", what, err)}
 	if e, ok := errors.AsType[*cluster.Error](err); ok {
-		p.What, p.Advice = fmt.Sprintf("%s: %s: %s", what, e.Endpoint, e.What), e.Advice
+		if !strings.HasSuffix(what, e.Endpoint) { // a member of unknown name is named after it
+			what += ": " + e.Endpoint
+		}
+		p.What, p.Advice = what+": "+e.What, e.Advice
 	}
 	return p
 }

@@ -94,7 +94,7 @@ func (j *judgement) quorum() {
 		if margin > 0 {
 			what = fmt.Sprintf("%d more may fail", margin)
 		}
-		j.add(Warning, Quorum, "", fmt.Sprintf("%d of %d voting members are healthy: %s", j.Healthy, j.Voters, what), "bring the others back before one more fails")
+		j.add(Warning, Quorum, "", fmt.Sprintf("%d of %d voting members are healthy: %s", j.Healthy, j.Voters, what), "start the others before one more fails; one whose disk is lost is replaced while the cluster serves: requorum replace-member "+j.name+" MEMBER")
 	}
 }
 
