@@ -159,10 +159,20 @@ type StageRequest struct {
 	InitialCluster map[string][]string `json:"initial_cluster"`
 	Token          string              `json:"token"`
 	Size           int64               `json:"size"`   // of the database, in bytes
-	SHA256         string              `json:"sha256"` // of the database, hex
+	SHA256         string              `json:"sha256"` // of the database, hex; see Sum
 	// Join stages no database but the identity of a member that a running cluster has added; db is not read then, and of the fields above
-	// only SHA256 counts, as a name for what is staged.
+	// only the sum counts, as a name for what is staged.
 	Join *Join `json:"join,omitempty"`
+	// Summing waits for SHA256 while it is still being computed, within this process.
+	Summing func(context.Context) (string, error) `json:"-"`
+}
+
+// Sum is the sha256 of the database, in hex, or what names what is staged instead. Ask when it is needed, not sooner.
+func (r StageRequest) Sum(ctx context.Context) (string, error) {
+	if r.Summing != nil {
+		return r.Summing(ctx)
+	}
+	return r.SHA256, nil
 }
 
 // Join is the identity of a member that a running cluster has added.

@@ -62,6 +62,7 @@ type Plan struct {
 	// the run Of did.
 	Lost     []string  `json:"lost,omitempty"`
 	Discards *Discards `json:"discards,omitempty"` // with a rollback of a started cluster
+	Probed   int64     `json:"probed,omitempty"`   // revisions of the new cluster that the run's own proof wrote
 	Replace  *Replace  `json:"replace,omitempty"`  // with PlanReplace; Members is the one to be replaced
 
 	Steps []Step `json:"steps"`
@@ -145,19 +146,19 @@ type EditNote struct {
 
 // Prepared is the prepared database and the prediction of what it must serve.
 type Prepared struct {
-	SHA256         string            `json:"sha256"`
+	SHA256         string            `json:"sha256"` // once examined
 	Size           int64             `json:"size"`
 	Revision       int64             `json:"revision"`   // the opened one
 	ClusterID      string            `json:"cluster_id"` // 16 hex digits
 	MemberIDs      map[string]string `json:"member_ids"`
-	Hash           uint32            `json:"hash"`                  // HashKV at Revision, once predicted
+	Hash           uint32            `json:"hash"`                  // HashKV at Revision, once examined
 	HashCompactRev int64             `json:"hash_compact_revision"` // 0 until then
 	Keys           int64             `json:"keys"`
 	Leases         []int64           `json:"leases,omitempty"` // that are left in the file
 }
 
-// predicted says whether it is known what the database must serve.
-func (p *Prepared) predicted() bool { return p.HashCompactRev != 0 }
+// examined says whether it is known what the database is and what it must serve.
+func (p *Prepared) examined() bool { return p.HashCompactRev != 0 }
 
 // Discards says what a rollback gives up: what clients wrote to the new cluster.
 type Discards struct {

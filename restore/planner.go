@@ -22,7 +22,7 @@ func (r *Restorer) Plan(ctx context.Context) (Plan, error) {
 	}
 	plan, p, err := r.planRestore(ctx)
 	if err == nil {
-		err = r.awaitPrediction(ctx, &plan, p)
+		err = r.awaitExamined(ctx, &plan, p)
 	}
 	p.close()
 	return plan, errors.Join(err, r.removeSpool(plan.Run))
@@ -266,7 +266,7 @@ func (p Plan) Text() string {
 	}
 	line("  revision    opens at %d: %d above the highest known, %d (%s)", p.TargetRevision, p.Bump, p.Highest, p.HighestFrom)
 	line("  servers     etcd %s", p.TargetVersion)
-	if p.Prepared != nil && p.Prepared.predicted() {
+	if p.Prepared != nil && p.Prepared.examined() {
 		line("  prediction  cluster id %s, hash %08x at revision %d", p.Prepared.ClusterID, p.Prepared.Hash, p.Prepared.Revision)
 	}
 	for _, m := range p.Members {

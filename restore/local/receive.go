@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 
@@ -46,8 +47,20 @@ func receive(ctx context.Context, path string, t restore.Transfer, req restore.S
 	if err != nil {
 		return fmt.Errorf("receive the database: %w", err)
 	}
-	if got := hex.EncodeToString(sum.Sum(nil)); size+n != req.Size || got != req.SHA256 {
-		return errors.Join(fmt.Errorf("the database arrived with %d bytes and sha256 %s, not %d and %s", size+n, got, req.Size, req.SHA256), os.Remove(path))
+	if err := arrived(ctx, req, size+n, sum); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+// arrived compares what came with what was announced.
+func arrived(ctx context.Context, req restore.StageRequest, size int64, sum hash.Hash) error {
+	want, err := req.Sum(ctx)
+	if err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); size != req.Size || got != want {
+		return fmt.Errorf("the database arrived with %d bytes and sha256 %s, not %d and %s", size, got, req.Size, want)
 	}
 	return nil
 }

@@ -39,10 +39,14 @@ func (h *Host) stage(ctx context.Context, p *place, req restore.StageRequest, db
 	if err != nil {
 		return err
 	}
-	if j.Here.Staged != nil && j.Here.Staged.SHA256 == req.SHA256 {
+	if j.Here.Staged != nil {
+		sum, err := req.Sum(ctx)
+		if err != nil {
+			return err
+		}
 		if ok, _, err := p.intact(ctx, j.Here); err != nil {
 			return fmt.Errorf("%s: look at what is staged: %w", p.member.Name, err)
-		} else if ok {
+		} else if ok && sum == j.Here.Staged.SHA256 {
 			return nil
 		}
 	}
@@ -105,7 +109,7 @@ func (p *place) build(ctx context.Context, req restore.StageRequest, db io.Reade
 			return err
 		}
 	}
-	return p.describe(req, units, here)
+	return p.describe(ctx, req, units, here)
 }
 
 // join builds the data dir of a member that a cluster has added.
@@ -145,14 +149,11 @@ func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, re
 	if err := dbfile.Stage(ctx, dir, count); err != nil {
 		return err
 	}
-	if got := hex.EncodeToString(sum.Sum(nil)); count.n != req.Size || got != req.SHA256 {
-		return fmt.Errorf("the database arrived with %d bytes and sha256 %s, not %d and %s", count.n, got, req.Size, req.SHA256)
-	}
-	return nil
+	return arrived(ctx, req, count.n, sum)
 }
 
 // describe records the staged units.
-func (p *place) describe(req restore.StageRequest, units []restore.Unit, here *restore.Here) error {
+func (p *place) describe(ctx context.Context, req restore.StageRequest, units []restore.Unit, here *restore.Here) error {
 	var roots []string
 	for i := range units {
 		id, err := identify(units[i].Staged)
@@ -169,8 +170,12 @@ func (p *place) describe(req restore.StageRequest, units []restore.Unit, here *r
 	if err != nil {
 		return err
 	}
+	sum, err := req.Sum(ctx)
+	if err != nil {
+		return err
+	}
 	here.Units = units
-	here.Staged = &restore.Staged{SHA256: req.SHA256, Boot: bootID(), Files: files}
+	here.Staged = &restore.Staged{SHA256: sum, Boot: bootID(), Files: files}
 	if req.Join == nil {
 		if here.Staged.DB, err = filepath.Rel(units[0].Staged, p.db(units[0].Staged)); err != nil {
 			return err
