@@ -2,6 +2,7 @@ package repository
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -170,15 +171,40 @@ func pour(w io.Writer, r io.Reader) error {
 	return err
 }
 
-// ahead is pour, but the next piece is read while w takes one.
+// ahead copies in large pieces, of which the next is read while w takes one.
 func ahead(w io.Writer, r io.Reader) error {
-	pieces, into := io.Pipe()
-	var reading sync.WaitGroup
-	reading.Go(func() { into.CloseWithError(pour(into, r)) }) // nil is io.EOF
-	err := pour(w, pieces)
-	pieces.CloseWithError(err)
-	reading.Wait()
-	return err
+	const size = 1 << 20
+	spare, pieces := make(chan []byte, 2), make(chan []byte)
+	spare <- make([]byte, size)
+	spare <- make([]byte, size)
+	var reading error
+	go func() {
+		defer close(pieces)
+		for reading == nil {
+			buf, ok := <-spare
+			if !ok {
+				return
+			}
+			var n int
+			n, reading = io.ReadFull(r, buf)
+			pieces <- buf[:n]
+		}
+	}()
+	var writing error
+	for p := range pieces {
+		if writing != nil {
+			continue // the last one that was read
+		}
+		if _, writing = w.Write(p); writing != nil {
+			close(spare)
+		} else {
+			spare <- p[:size]
+		}
+	}
+	if reading == io.EOF || reading == io.ErrUnexpectedEOF { //nolint:errorlint // of ReadFull: the end of r itself
+		reading = nil
+	}
+	return cmp.Or(writing, reading)
 }
 
 // meter counts and hashes what is read through it, and remembers why that ended early.
