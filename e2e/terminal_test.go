@@ -16,12 +16,12 @@ func TestProgress(t *testing.T) {
 	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
 	s.fill(2000, 5000)
 	slow := etcdtest.NewProxy(t, strings.TrimPrefix(s.endpoints[0], "http://"))
-	slow.Set(etcdtest.Fault{DownRate: 8 << 20})
+	slow.Set(etcdtest.Fault{DownRate: 2 << 20})
 	s.endpoints = []string{"http://" + slow.Addr()}
 	s.configure()
 
 	terminal := startProgram(t, s.dir, append(s.env, "TERM=xterm"), "script", "-qec", "stty cols 120 rows 40; exec "+program+" backup dcs", "/dev/null").wait(t).exits(t, exitOK)
-	if !regexp.MustCompile(`stream +\[=*>?-* *\] .*[kM]B / .*[kM]B.*[kM]B/s`).MatchString(terminal.stdout) {
+	if !regexp.MustCompile(`stream +\d+s  [\d.]+ [kM]B of [\d.]+ [kM]B, [\d.]+ [kM]B/s, \d+s left  \[=+ *\]`).MatchString(terminal.stdout) {
 		t.Errorf("no bar with bytes and rate is on the terminal:\n%s", fmt.Sprintf("%q", terminal.stdout))
 	}
 
