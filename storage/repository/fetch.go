@@ -121,7 +121,7 @@ func (r *Repository) read(ctx context.Context, s Named, snap catalog.Snapshot, m
 	opened, failure := seal.Open(stored, r.identities, m.Sealed())
 	if failure == nil {
 		failure = ahead(plain, io.LimitReader(opened, want.Bytes+1)) // one more tells that there is more
-		_ = opened.Close()                                          // it ends the reading; what it can say was said by the reads
+		_ = opened.Close()                                           // it ends the reading; what it can say was said by the reads
 	}
 	switch {
 	case stored.err != nil:
