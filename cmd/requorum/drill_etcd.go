@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/authpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/cluster"
@@ -47,6 +48,9 @@ func openEtcd(ctx context.Context, conn cluster.Options, endpoints []string, see
 	o := clientv3.Config{Context: ctx, Endpoints: endpoints, DialTimeout: drillDial, Username: conn.Username, Password: conn.Password, Logger: zap.NewNop()}
 	if strings.HasPrefix(endpoints[0], "https://") {
 		o.TLS = conn.TLS
+	}
+	if conn.Dial != nil {
+		o.DialOptions = []grpc.DialOption{grpc.WithContextDialer(conn.Dial)}
 	}
 	c, err := clientv3.New(o)
 	if err != nil {

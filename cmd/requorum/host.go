@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
@@ -36,11 +38,21 @@ func (a *app) reachHosts(cfg *config.Config, reporter *progress.Reporter) error 
 	if a.ssh != nil {
 		return nil
 	}
-	o := ssh.Options{Config: string(cfg.SSH.Config), NoSudo: !cfg.SSH.Sudo, Version: version, SpoolDir: string(cfg.SpoolDir),
-		Dead: local.Dead, Log: a.log()}
+	o := a.sshOptions(cfg)
 	if reporter != nil {
 		o.Progress = reporter
 	}
+	var err error
+	if a.ssh, err = ssh.New(o); err != nil {
+		return usage("ssh: %v", err)
+	}
+	return nil
+}
+
+// sshOptions are what the configuration says of SSH.
+func (a *app) sshOptions(cfg *config.Config) ssh.Options {
+	o := ssh.Options{Config: string(cfg.SSH.Config), NoSudo: !cfg.SSH.Sudo, Version: version, SpoolDir: string(cfg.SpoolDir),
+		Dead: local.Dead, Log: a.log()}
 	for _, f := range cfg.SSH.IdentityFiles {
 		o.IdentityFiles = append(o.IdentityFiles, string(f))
 	}
@@ -50,11 +62,20 @@ func (a *app) reachHosts(cfg *config.Config, reporter *progress.Reporter) error 
 	for _, f := range cfg.SSH.Binaries {
 		o.Binaries = append(o.Binaries, string(f))
 	}
-	var err error
-	if a.ssh, err = ssh.New(o); err != nil {
-		return usage("ssh: %v", err)
+	return o
+}
+
+// tunnel is how etcd is reached: from here, or, where a member lives behind jump hosts, from its own machine.
+func (t *target) tunnel() func(ctx context.Context, addr string) (net.Conn, error) {
+	through := ssh.NewTunnel(t.sshOptions(t.cfg))
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		for _, m := range t.cluster.Members {
+			if u, err := url.Parse(string(m.ClientURL)); err == nil && !m.Host.Local() && u.Host == addr {
+				return through.Dial(ctx, string(m.Host), addr)
+			}
+		}
+		return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	}
-	return nil
 }
 
 // leaveHosts ends the connections to members' machines, which then remove what was brought there.

@@ -156,7 +156,7 @@ func (t *target) dialTo(endpoints []string) (*cluster.Client, error) {
 }
 
 func (t *target) connection(c config.Connection) (cluster.Options, error) {
-	o := cluster.Options{DialTimeout: time.Duration(t.cluster.Snapshot.DialTimeout), Log: t.log()}
+	o := cluster.Options{DialTimeout: time.Duration(t.cluster.Snapshot.DialTimeout), Dial: t.tunnel(), Log: t.log()}
 	for _, e := range c.Endpoints {
 		o.Endpoints = append(o.Endpoints, string(e))
 	}

@@ -33,6 +33,8 @@ type site struct {
 	desk  string // network namespace of whoever runs requorum
 	net   string // network namespace of the bridge
 
+	view string // network namespace from which the test itself looks at etcd
+
 	key gossh.Signer // what the hosts let in
 }
 
@@ -70,6 +72,7 @@ func newSite(t testing.TB, hosts int) *site {
 	sweep(t)
 	id := strconv.Itoa(os.Getpid()) + "-" + strings.ToLower(rand.Text()[:4])
 	s.desk, s.net = prefix+id+"-desk", prefix+id+"-net"
+	s.view = s.desk
 	t.Cleanup(func() { s.remove(t) })
 	s.key = newKey(t, filepath.Join(s.dir, "id_ed25519"))
 	ip(t, "netns", "add", s.net)
@@ -234,9 +237,9 @@ func newKey(t testing.TB, path string) gossh.Signer {
 	return signer
 }
 
-// dial connects from the desk. It is a dialer for gRPC clients of the test itself.
+// dial is a dialer for gRPC clients of the test itself.
 func (s *site) dial(ctx context.Context, addr string) (net.Conn, error) {
-	return dialFrom(ctx, s.desk, addr)
+	return dialFrom(ctx, s.view, addr)
 }
 
 // dialFrom connects from a network namespace.
@@ -280,6 +283,12 @@ func (h *host) sshOnlyFrom(t testing.TB, others ...*host) {
 		ip(t, append(rule, "to", o.addr, "pref", "10", "lookup", "main")...)
 	}
 	ip(t, append(rule, "pref", "20", "prohibit")...)
+}
+
+// hideFromDesk closes etcd's port for clients to the desk.
+func (h *host) hideFromDesk(t testing.TB) {
+	t.Helper()
+	ip(t, "-n", h.ns, "rule", "add", "ipproto", "tcp", "sport", "2379", "to", deskAddr, "pref", "10", "prohibit")
 }
 
 // slow limits what the host receives to a number of megabits a second.

@@ -51,6 +51,8 @@ type Options struct {
 	// DialTimeout bounds connecting, authenticating and one short question, together; 0 is
 	// [DefaultTimeout]. Snapshot streams have no such limit, HashKV only the caller's.
 	DialTimeout time.Duration
+	// Dial connects to the host:port of an endpoint; nil is TCP from this machine.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Log receives warnings about the cluster's configuration; nil discards them.
 	Log *slog.Logger
 }
@@ -69,6 +71,7 @@ type Client struct {
 type endpoint struct {
 	name   string // as configured, for messages
 	host   string // host:port
+	dial   func(ctx context.Context, addr string) (net.Conn, error)
 	secure bool
 	tls    *tls.Config // nil when not secure
 	conn   *grpc.ClientConn
@@ -86,6 +89,12 @@ func Dial(o Options) (*Client, error) {
 	}
 	if o.DialTimeout <= 0 {
 		o.DialTimeout = DefaultTimeout
+	}
+	if o.Dial == nil {
+		// A dialer of our own also keeps HTTP proxies of the environment out of the way.
+		o.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -107,7 +116,7 @@ func Dial(o Options) (*Client, error) {
 }
 
 func newEndpoint(name string, o Options) (*endpoint, error) {
-	e := &endpoint{name: name, token: &token{}}
+	e := &endpoint{name: name, dial: o.Dial, token: &token{}}
 	full := name
 	if !strings.Contains(full, "://") {
 		if o.TLS != nil {
@@ -145,10 +154,7 @@ func newEndpoint(name string, o Options) (*endpoint, error) {
 	e.conn, err = grpc.NewClient("passthrough:///"+e.host,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithPerRPCCredentials(e.token),
-		// A dialer of our own also keeps HTTP proxies of the environment out of the way.
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-		}),
+		grpc.WithContextDialer(o.Dial),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: o.DialTimeout,

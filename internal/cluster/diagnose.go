@@ -35,7 +35,7 @@ type finding struct {
 func (e *endpoint) diagnose(ctx context.Context) *finding {
 	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.host)
+	conn, err := e.dial(ctx, e.host)
 	if err != nil {
 		return dialFinding(err)
 	}
@@ -68,7 +68,7 @@ func (e *endpoint) diagnosePlain(ctx context.Context, conn net.Conn) *finding {
 		return silent(err)
 	}
 	// A server that hangs up on plain text may be speaking TLS.
-	second, dialErr := (&net.Dialer{}).DialContext(ctx, "tcp", e.host)
+	second, dialErr := e.dial(ctx, e.host)
 	if dialErr == nil {
 		defer second.Close()
 		handshake := tls.Client(second, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) // only to see whether it speaks TLS
@@ -172,7 +172,7 @@ func (e *endpoint) tlsFinding(ctx context.Context, err error) *finding {
 
 // speaksPlain tells whether the server answers without TLS.
 func (e *endpoint) speaksPlain(ctx context.Context) bool {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.host)
+	conn, err := e.dial(ctx, e.host)
 	if err != nil {
 		return false
 	}
