@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -236,6 +237,9 @@ func (a *app) configRecover(ctx context.Context, name string, from sourceFlags, 
 		return err
 	}
 	m, err := newestConfigured(ctx, repo)
+	if errors.Is(err, catalog.ErrNothingToRestore) {
+		return fmt.Errorf("%w; %s", err, t.others(ctx, from.stores))
+	}
 	if err != nil {
 		return err
 	}
@@ -267,6 +271,47 @@ func (a *app) configRecover(ctx context.Context, name string, from sourceFlags, 
 	return nil
 }
 
+// others says whose backups lie in the stores, for who does not find those of this cluster.
+func (t *target) others(ctx context.Context, urls []string) string {
+	var names []string
+	for _, name := range t.cluster.Stores {
+		s, err := openStore(ctx, t.cfg.Stores[name])
+		if err != nil {
+			continue
+		}
+		names = append(names, clustersIn(ctx, s)...)
+	}
+	where := strings.Join(urls, ", ")
+	if len(names) == 0 {
+		return "no backup of any cluster lies in " + where + ": check the URL"
+	}
+	return fmt.Sprintf("in %s lie backups of %s: give that name, or --path", where, strings.Join(names, ", "))
+}
+
+// clustersIn are the paths in a store below which there are backups, by their lines: every cluster has one, and they come early in a listing.
+func clustersIn(ctx context.Context, s storage.Store) []string {
+	var names []string
+	after := ""
+	for range 1000 {
+		key := ""
+		for o, err := range s.List(ctx, "", after) {
+			if err == nil {
+				key = o.Key
+			}
+			break
+		}
+		if key == "" {
+			break
+		}
+		after = key
+		if path, _, found := strings.Cut(key, "/lines/"); found {
+			names = append(names, path)
+			after = path + "0" // beyond what else it has: 0 follows /
+		}
+	}
+	return names
+}
+
 // newestConfigured is the newest manifest that keeps a configuration.
 func newestConfigured(ctx context.Context, repo *repository.Repository) (catalog.Manifest, error) {
 	snaps, err := repo.Snapshots(ctx)
@@ -282,7 +327,10 @@ func newestConfigured(ctx context.Context, repo *repository.Repository) (catalog
 			return m, nil
 		}
 	}
-	return catalog.Manifest{}, fmt.Errorf("%w: none of %d backups keeps a configuration", catalog.ErrNothingToRestore, len(snaps))
+	if len(snaps) == 0 {
+		return catalog.Manifest{}, fmt.Errorf("%w: there is no backup of %s", catalog.ErrNothingToRestore, repo.Cluster())
+	}
+	return catalog.Manifest{}, fmt.Errorf("%w: none of %s keeps a configuration", catalog.ErrNothingToRestore, catalog.Count(len(snaps), "backup"))
 }
 
 // writeNew writes a file that must not exist yet, readable by its owner only.

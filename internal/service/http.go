@@ -83,6 +83,9 @@ func (a API) Handler() http.Handler {
 		}
 		answer(w, http.StatusAccepted, map[string]string{"cluster": r.PathValue("cluster"), "state": "begun"})
 	}))
+	mux.Handle("/", a.reader(func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, fmt.Sprintf("there is nothing at %s %s", r.Method, r.URL.Path), "ask for /metrics, /healthz, /readyz, /api/v1/clusters or /api/v1/alerts")
+	}))
 	return mux
 }
 
