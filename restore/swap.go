@@ -153,9 +153,6 @@ func (x *execution) exchange(ctx context.Context, step *Step) error {
 		}
 		err := x.applyAll(ctx, ActExchange)
 		if !isHost(err, HostRunning) {
-			if err == nil {
-				err = x.removeSpool(x.plan.Run) // every member has it now
-			}
 			return err
 		}
 		x.happened(step, "somebody else started a member in the middle of the exchange (%v); it is stopped again", err)
@@ -178,7 +175,10 @@ func (x *execution) start(ctx context.Context, step *Step) error {
 			x.happened(step, "%s was started by somebody else before its turn; it runs on its new data dir", name)
 		}
 	}
-	return x.applyAll(ctx, ActStart)
+	if err := x.applyAll(ctx, ActStart); err != nil {
+		return err
+	}
+	return x.removeSpool(x.plan.Run) // every member has its own; it takes a moment, which the members use
 }
 
 // startAgain starts, after a revert, the members that ran when the run began: everything is as it was.
