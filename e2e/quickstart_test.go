@@ -69,6 +69,7 @@ func TestQuickstart(t *testing.T) {
 		`dcs: backup b\w+ at revision 4\d: 4[01] keys, .*, encrypted to 1 recipient\n`,
 		`proof +ok +HashKV of a follower`,
 		`: ok \(deep\)\n`,
+		`restore of cluster dcs, run r\w+\n  source    store b\w+, revision 4\d `, // what --plan is for is data, on stdout
 		`CRITICAL: dcs: 0 of 3 members healthy`,
 		`restore r\w+: ok\n  source   survivor etcd3, revision 5\d `,
 		`member   etcd3 healthy`,

@@ -49,7 +49,7 @@ func TestTwoStores(t *testing.T) {
 	s.run("copy", "dcs", "--to", "nowhere").exits(t, exitUsage, "main, offsite")
 	s.run("copy", "dcs", "--to", "offsite", "--dry-run").exits(t, exitOK, "would copy "+all[1].ID)
 	s.run("copy", "dcs", "--to", "offsite").exits(t, exitOK, "1 of 1")
-	s.run("copy", "dcs", "--to", "offsite").exits(t, exitOK, "0 of 0")
+	s.run("copy", "dcs", "--to", "offsite").exits(t, exitOK, "offsite lacks no backup")
 
 	// A copy that is damaged in one store is found there, and restored from the other.
 	data, err := filepath.Glob(filepath.Join(s.storeDir(), "dcs/snapshots/*/*"+all[1].ID+"/db.zst.age"))
@@ -69,11 +69,11 @@ func TestTwoStores(t *testing.T) {
 		old = append(old, filepath.Join(offsite, "dcs/runs", name))
 		write(t, old[len(old)-1], []byte("{}\n"))
 	}
-	s.run("expire", "dcs", "--dry-run").exits(t, exitOK, "delete", first.ID, "last 1", "would remove 1 records of kind verify in offsite, from 2026-01-01 to 2026-01-01")
+	s.run("expire", "dcs", "--dry-run").exits(t, exitOK, "delete", first.ID, "last 1", "would remove 1 record of kind verify in offsite, from 2026-01-01 to 2026-01-01")
 	if found := s.list(); len(found) != 2 {
 		t.Errorf("a dry run left %+v", found)
 	}
-	s.run("expire", "dcs").exits(t, exitOK, "deleted", first.ID, "removed 1 records of kind verify in offsite")
+	s.run("expire", "dcs").exits(t, exitOK, "deleted", first.ID, "removed 1 record of kind verify in offsite")
 	for i, want := range []bool{false, true} { // the newest of its kind and outcome among the old ones stays
 		if _, err := os.Stat(old[i]); (err == nil) != want {
 			t.Errorf("after expire the record %s: %v", old[i], err)

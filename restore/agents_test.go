@@ -169,7 +169,7 @@ func TestChoiceIsAsked(t *testing.T) {
 	if err != nil || plan.Source.ID != full.ID || plan.Prepared == nil || len(plan.Ghosts) == 0 {
 		t.Fatalf("plan of a named backup: %v, %+v", err, plan)
 	}
-	if text := plan.Text(); !strings.Contains(text, full.ID) || !strings.Contains(text, "leased under /app/") {
+	if text := plan.Text(); !strings.Contains(text, full.ID) || !strings.Contains(text, " below /app/") {
 		t.Errorf("the plan does not say what it does:\n%s", text)
 	}
 	if left, err := b.leftovers(t.Context()); err != nil || len(left) > 0 || b.places("")["etcd1"].Journal != nil {

@@ -251,57 +251,69 @@ func (p *Plan) at(kind StepKind) *Step {
 // Text is the plan for a person: what it does, from what, and what was found.
 func (p Plan) Text() string {
 	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("%s of cluster %s (run %s)", p.Kind, p.Cluster, p.Run)
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(&b, "%s\n", strings.TrimRight(fmt.Sprintf("  %-9s ", label)+fmt.Sprintf(format, args...), " "))
+	}
+	fmt.Fprintf(&b, "%s of cluster %s, run %s\n", p.Kind, p.Cluster, p.Run)
 	if p.Elsewhere != "" {
-		line("  elsewhere   a cluster of its own, from the backups of %s", p.Elsewhere)
+		line("elsewhere", "a cluster of its own, from the backups of %s", p.Elsewhere)
 	}
 	if p.Replace != nil {
 		p.replaceText(line)
-		return b.String()
-	}
-	line("  source      %s %s, revision %d, of %s%s", p.Source.Kind, p.Source.ID, p.Source.Revision, stamp(p.Source.Time), parens(p.Source.Note))
-	for _, row := range p.Source.Table() {
-		line("              %s", row)
-	}
-	line("  revision    opens at %d: %d above the highest known, %d (%s)", p.TargetRevision, p.Bump, p.Highest, p.HighestFrom)
-	line("  servers     etcd %s", p.TargetVersion)
-	if p.Prepared != nil && p.Prepared.examined() {
-		line("  prediction  cluster id %s, hash %08x at revision %d", p.Prepared.ClusterID, p.Prepared.Hash, p.Prepared.Revision)
-	}
-	for _, m := range p.Members {
-		line("  member      %s in %s on %s", m.Name, m.DataDir, m.Host)
-	}
-	for _, name := range p.Without {
-		line("  left out    %s", name)
-	}
-	for _, g := range p.Ghosts {
-		line("  removed     %d leased under %s%s", g.Count, g.Prefix, parens(g.Reason))
-	}
-	for _, g := range p.Kept {
-		line("  kept        %d leased under %s%s", g.Count, g.Prefix, parens(g.Reason))
-	}
-	for _, e := range p.Edits {
-		line("  %-10s  %s%s", e.Action, e.Key, parens(e.Reason))
-	}
-	for _, name := range sortedKeys(p.Gate) {
-		line("  agent       %s: %s", name, p.Gate[name].Detail)
+	} else {
+		p.restoreText(line)
 	}
 	for _, n := range p.Notes {
-		line("  note        %s", n)
-	}
-	for _, c := range p.Checks {
-		line("  %-10s  %s", c.Status, c)
+		line("note", "%s", n)
 	}
 	for i, s := range p.Steps {
-		line("  step %2d     %s: %s", i+1, s.Kind, s.Does)
+		fmt.Fprintf(&b, "  %2d. %-9s %s\n", i+1, s.Kind, s.Does)
 	}
 	return b.String()
 }
 
-func parens(s string) string {
-	if s == "" {
-		return ""
+// restoreText is what a plan says that builds the whole cluster anew. Checks that found nothing are only counted.
+func (p Plan) restoreText(line func(label, format string, args ...any)) {
+	line("source", "%s %s, revision %d of %s, from %s", p.Source.Kind, p.Source.ID, p.Source.Revision, stamp(p.Source.Time), p.Source.Where)
+	if p.Source.Note != "" {
+		line("", "%s", p.Source.Note)
 	}
-	return " (" + s + ")"
+	for _, row := range p.Source.Table() {
+		line(fmt.Sprintf("%9s", strings.TrimSpace(row[:1])), "%s", row[2:]) // the chosen one has its mark before it
+	}
+	line("opens at", "revision %d: %d known from %s, and %d more", p.TargetRevision, p.Highest, p.HighestFrom, p.Bump)
+	for _, m := range p.Members {
+		line("member", "%s on %s: %s", m.Name, m.Host, m.DataDir)
+	}
+	for _, name := range p.Without {
+		line("left out", "%s", name)
+	}
+	fine := 0
+	for _, c := range p.Checks {
+		if c.Status == CheckOK {
+			fine++
+			continue
+		}
+		line(string(c.Status), "%s", c)
+	}
+	if fine > 0 {
+		line("ok", "%s of hosts, data and cluster", catalog.Count(fine, "check"))
+	}
+	for _, g := range p.Ghosts {
+		line("remove", "%s below %s: %s", catalog.Count(g.Count, "leased key"), g.Prefix, g.Reason)
+	}
+	for _, g := range p.Kept {
+		line("keep", "%s below %s: %s", catalog.Count(g.Count, "leased key"), g.Prefix, g.Reason)
+	}
+	for _, e := range p.Edits {
+		line(e.Action, "%s: %s", e.Key, e.Reason)
+	}
+	for _, name := range sortedKeys(p.Gate) {
+		if detail := p.Gate[name].Detail; detail != "" {
+			line("agent", "%s: %s", name, detail)
+		}
+	}
+	if p.Discards != nil {
+		line("discards", "%s", p.Discards.Detail)
+	}
 }

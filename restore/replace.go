@@ -10,6 +10,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/cluster"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // Replace is the plan of one lost member's replacement. All ids are 16 hex digits.
@@ -515,24 +516,18 @@ func (x *execution) replacedServes(ctx context.Context) (ok bool, waiting error)
 	return true, nil
 }
 
-// replaceText is the plan for a person.
-func (p Plan) replaceText(line func(format string, args ...any)) {
+// replaceText is what a plan says that replaces one member.
+func (p Plan) replaceText(line func(label, format string, args ...any)) {
 	old := "none in the cluster"
 	if p.Replace.OldID != "" {
 		old = "member id " + p.Replace.OldID
 	}
 	for _, m := range p.Members {
-		line("  member      %s in %s on %s, %s", m.Name, m.DataDir, m.Host, old)
+		line("member", "%s on %s: %s, %s", m.Name, m.Host, m.DataDir, old)
 	}
-	line("  cluster     %s, revision %d; %d voting members stay, of which serve: %s", p.Replace.ClusterID, p.Source.Revision, len(p.Replace.Voters), strings.Join(p.Replace.Serving, ", "))
-	for _, n := range p.Notes {
-		line("  note        %s", n)
-	}
+	line("cluster", "%s, revision %d; %s stay, of which serve: %s", p.Replace.ClusterID, p.Source.Revision, catalog.Count(len(p.Replace.Voters), "voting member"), strings.Join(p.Replace.Serving, ", "))
 	for _, c := range p.Checks {
-		line("  %-10s  %s", c.Status, c)
-	}
-	for i, s := range p.Steps {
-		line("  step %2d     %s: %s", i+1, s.Kind, s.Does)
+		line(string(c.Status), "%s", c)
 	}
 }
 

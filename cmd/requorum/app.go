@@ -143,7 +143,7 @@ func (a *app) table(header []string, rows [][]string) error {
 func (a *app) report(ctx context.Context, err error) {
 	a.reporter.Close()
 	var s signalled
-	refusals, rest := agents.SplitRefusals(err)
+	refusals, rest := questions(err)
 	switch {
 	case errors.As(context.Cause(ctx), &s) && !strings.Contains(err.Error(), s.Error()):
 		fmt.Fprintf(a.err, "requorum: %v: %v\n", s, err)
@@ -161,6 +161,16 @@ func (a *app) report(ctx context.Context, err error) {
 		_ = a.printJSON(map[string]any{"error": map[string]any{
 			"what": err.Error(), "where": whereOf(err), "advice": adviceIn(err), "code": exitCode(err, s.Signal)}})
 	}
+}
+
+// questions takes the refusals out of an error, to be shown one by one, and leaves the rest; all of it where words around them would be lost.
+func questions(err error) ([]agents.Refusal, error) {
+	refusals, rest := agents.SplitRefusals(err)
+	parts := []error{agents.JoinRefusals(refusals), rest}
+	if whole := errors.Join(parts...); whole == nil || len(whole.Error()) != len(err.Error()) {
+		return nil, err
+	}
+	return refusals, rest
 }
 
 // now is the clock of commands that people run; schedules have one that can be injected.

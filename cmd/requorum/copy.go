@@ -76,7 +76,7 @@ func (a *app) copy(ctx context.Context, name, to string, dryRun bool) error {
 	case len(missing) == 0:
 		fmt.Fprintf(a.out, "%s lacks no backup\n", to)
 	case !dryRun:
-		fmt.Fprintf(a.out, "%s: %d of %s that it lacked copied\n", to, len(copied), catalog.Count(len(missing), "backup"))
+		fmt.Fprintf(a.out, "copied to %s: %d of %s that it lacked\n", to, len(copied), catalog.Count(len(missing), "backup"))
 	}
 	err = errors.Join(failed...)
 	if err != nil && len(copied) > 0 {

@@ -21,7 +21,6 @@ import (
 	"github.com/requorum/requorum/internal/member"
 	"github.com/requorum/requorum/restore"
 	"github.com/requorum/requorum/restore/local"
-	"github.com/requorum/requorum/storage/catalog"
 )
 
 // restoreFlags are the operator's answers.
@@ -228,7 +227,7 @@ func prefixes(keys []config.KeyPrefix) []string {
 
 // confirm puts the ordinary question.
 func (t *target) confirm(ctx context.Context, plan restore.Plan) (bool, error) {
-	t.showPlan(plan)
+	fmt.Fprint(t.err, plan.Text())
 	if !isTerminal(t.in) {
 		what := "every member"
 		if plan.Replace != nil {
@@ -316,8 +315,8 @@ func (t *target) planned(plan restore.Plan, err error) error {
 		}
 		return t.printJSON(plan)
 	}
-	if plan.TargetRevision > 0 { // else it came to an end before there was anything to plan with
-		t.showPlan(plan)
+	if plan.TargetRevision > 0 || plan.Replace != nil { // else it came to an end before there was anything to plan with
+		fmt.Fprint(t.out, plan.Text())
 	}
 	return err
 }
@@ -333,49 +332,6 @@ func (t *target) restored(report restore.Report, err error) error {
 	}
 	t.showReport(report)
 	return err
-}
-
-func (t *target) showPlan(p restore.Plan) {
-	w := func(format string, args ...any) { fmt.Fprintf(t.err, format+"\n", args...) }
-	if p.Replace != nil {
-		fmt.Fprint(t.err, p.Text())
-		return
-	}
-	w("%s of cluster %s, run %s", p.Kind, p.Cluster, p.Run)
-	w("  source    %s %s, revision %d of %s, from %s", p.Source.Kind, p.Source.ID, p.Source.Revision, p.Source.Time.Format(time.RFC3339), p.Source.Where)
-	if p.Source.Note != "" {
-		w("            %s", p.Source.Note)
-	}
-	for _, row := range p.Source.Table() {
-		w("          %s", row)
-	}
-	w("  opens at  revision %d: %d known from %s, and %d more", p.TargetRevision, p.Highest, p.HighestFrom, p.Bump)
-	for _, m := range p.Members {
-		w("  member    %s on %s: %s", m.Name, m.Host, m.DataDir)
-	}
-	for _, c := range p.Checks {
-		if c.Status != restore.CheckOK {
-			w("  %-9s %s", c.Status, c)
-		}
-	}
-	for _, g := range p.Ghosts {
-		w("  remove    %s below %s: %s", catalog.Count(g.Count, "leased key"), g.Prefix, g.Reason)
-	}
-	for _, g := range p.Kept {
-		w("  keep      %s below %s: %s", catalog.Count(g.Count, "leased key"), g.Prefix, g.Reason)
-	}
-	for _, e := range p.Edits {
-		w("  %-9s %s: %s", e.Action, e.Key, e.Reason)
-	}
-	if p.Discards != nil {
-		w("  discards  %s", p.Discards.Detail)
-	}
-	for _, n := range p.Notes {
-		w("  note      %s", n)
-	}
-	for i, s := range p.Steps {
-		w("  %2d. %-9s %s", i+1, s.Kind, s.Does)
-	}
 }
 
 func (t *target) showReport(r restore.Report) {

@@ -131,6 +131,10 @@ func (a *app) showFacts(f catalog.Facts) {
 	}
 	for _, agent := range f.Agents {
 		fmt.Fprintf(a.out, "%-14s %s\n", "agent", agent.Name)
+		if strings.TrimSpace(string(agent.Data)) == "[]" {
+			fmt.Fprintf(a.out, "%17snothing of it is there\n", "")
+			continue
+		}
 		outline(a.out, strings.Repeat(" ", 17), agent.Data)
 	}
 }
