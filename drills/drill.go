@@ -186,7 +186,7 @@ func (d *drill) choose(ctx context.Context) error {
 		d.report.Source, d.report.Backup = s, &m.HashKV
 		d.report.RPOSeconds = max(0, d.report.Started.Sub(snap.Time).Seconds())
 		d.report.RPOBasis = "the age of the backup when the drill began: what would be lost had the cluster been lost at that moment"
-		evidence := []string{fmt.Sprintf("backup %s of %s, revision %d, %d keys, %d bytes, in %s", snap.ID, snap.Time.Format(time.RFC3339), snap.Revision, m.Keys, m.Data.Bytes, strings.Join(snap.Stores, ", "))}
+		evidence := []string{fmt.Sprintf("backup %s of %s, revision %d, %s, %s, in %s", snap.ID, snap.Time.Format(time.RFC3339), snap.Revision, catalog.Count(m.Keys, "key"), catalog.Size(m.Data.Bytes), strings.Join(snap.Stores, ", "))}
 		if note != "" {
 			evidence = append(evidence, note)
 		}
@@ -333,7 +333,7 @@ func (d *drill) rebuilt(r restore.Report) {
 	d.sayOf("fetch", fmt.Sprintf("%d stored bytes, %d of the database, sha256 %s: as the manifest says", d.m.Data.StoredBytes, d.m.Data.Bytes, d.m.Data.SHA256))
 	d.sayOf("check", fmt.Sprintf("HashKV %08x at revision %d, recomputed: as the manifest says; so are the key count and the hashes of leases and users", d.m.HashKV.Hash, d.m.HashKV.Revision))
 	for _, g := range r.Ghosts {
-		d.sayOf("edit", fmt.Sprintf("%d ghosts removed below %s", g.Count, g.Prefix))
+		d.sayOf("edit", fmt.Sprintf("%s removed below %s", catalog.Count(g.Count, "ghost"), g.Prefix))
 	}
 	for _, c := range r.Proof {
 		d.sayOf("prove", fmt.Sprintf("%s: %s: %s", c.Name, c.Status, c.Detail))

@@ -61,7 +61,7 @@ func (l *live) backedUp(ctx context.Context) error {
 			l.report.Source.Etcd = m.Member.ServerVersion
 		}
 		l.report.Backup = &m.HashKV
-		return []string{fmt.Sprintf("backup %s of %s, revision %d, %d keys, %d bytes, in %s", m.ID, m.Time.Format(time.RFC3339), m.Revision, m.Keys, m.Data.Bytes, strings.Join(stores, ", "))}, nil
+		return []string{fmt.Sprintf("backup %s of %s, revision %d, %s, %s, in %s", m.ID, m.Time.Format(time.RFC3339), m.Revision, catalog.Count(m.Keys, "key"), catalog.Size(m.Data.Bytes), strings.Join(stores, ", "))}, nil
 	})
 }
 
@@ -86,7 +86,7 @@ func (l *live) restored(ctx context.Context) error {
 			}
 		}
 		for _, g := range report.Ghosts {
-			l.sayOf("edit", fmt.Sprintf("%d ghosts removed below %s", g.Count, g.Prefix))
+			l.sayOf("edit", fmt.Sprintf("%s removed below %s", catalog.Count(g.Count, "ghost"), g.Prefix))
 		}
 		for _, c := range report.Proof {
 			l.sayOf("prove", fmt.Sprintf("%s: %s: %s", c.Name, c.Status, c.Detail))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/storage/catalog"
 )
 
 // Registrar registers as an agent does.
@@ -231,7 +232,7 @@ func (p *probe) Verify(ctx context.Context, _ agents.Baseline, done agents.Resto
 			return v, nil
 		}
 	}
-	check("renews", true, "%d leases were renewed", len(leases))
+	check("renews", true, "%s renewed", catalog.Count(len(leases), "lease"))
 	return v, nil
 }
 
@@ -251,7 +252,7 @@ func freeWords(registrations, ghosts []string) string {
 	if len(ghosts) > 0 {
 		return fmt.Sprintf("%d registrations of the past are there: %s", len(ghosts), strings.Join(ghosts, ", "))
 	}
-	return fmt.Sprintf("no registration of the past is there; looked for %d keys", len(registrations))
+	return fmt.Sprintf("no registration of the past is there; looked for %s", catalog.Count(len(registrations), "key"))
 }
 
 // race has two contenders try to take a key at once.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -53,7 +54,9 @@ func (a *app) copy(ctx context.Context, name, to string, dryRun bool) error {
 	var failed []error
 	for _, s := range missing {
 		if dryRun {
-			a.reporter.Say("would copy %s of %s, %s, from %s", s.ID, s.Time.Format(catalog.TimeLayout), catalog.Size(s.StoredBytes), strings.Join(s.Stores, ", "))
+			if !a.json() {
+				fmt.Fprintf(a.out, "would copy %s of %s, %s, from %s\n", s.ID, s.Time.Format(time.RFC3339), catalog.Size(s.StoredBytes), strings.Join(s.Stores, ", "))
+			}
 			continue
 		}
 		a.reporter.Start(s.ID, s.StoredBytes)

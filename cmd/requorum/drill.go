@@ -105,7 +105,7 @@ func (t *target) drillLive(ctx context.Context, f drillFlags) error {
 		}
 	}
 	if f.dryRun {
-		t.say("would take a backup of %s, stop etcd on its %d members, rebuild them from that backup, wait for the agents, and keep the old data dirs", t.cluster.Name, len(t.cluster.Members))
+		fmt.Fprintf(t.out, "would take a backup of %s, stop etcd on its %s, rebuild them from that backup, wait for the agents, and keep the old data dirs\n", t.cluster.Name, catalog.Count(len(t.cluster.Members), "member"))
 		return nil
 	}
 	if err := t.spool().Ready(0); err != nil {

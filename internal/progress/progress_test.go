@@ -2,6 +2,7 @@ package progress
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"regexp"
 	"slices"
@@ -97,7 +98,7 @@ func TestAside(t *testing.T) {
 	r.Start("predict", 0)
 	out.shows(t, "predict")
 	r.Aside(func() {
-		io.WriteString(r, "the plan\nType the name: ")
+		fmt.Fprint(r, "the plan\nType the name: ")
 		r.Done("fetch", "")
 		r.Start("stage", 0)
 		for asked := time.Now(); time.Since(asked) < 500*time.Millisecond; time.Sleep(50 * time.Millisecond) {
@@ -105,7 +106,7 @@ func TestAside(t *testing.T) {
 				t.Fatalf("while a person is asked, the screen is %q", got)
 			}
 		}
-		io.WriteString(r, "dcs\n")
+		fmt.Fprint(r, "dcs\n")
 	})
 	out.shows(t, "fetch", "predict", "stage")
 	r.Done("predict", "")
