@@ -158,21 +158,11 @@ type StageRequest struct {
 	// InitialCluster maps every new member's name to its peer URLs.
 	InitialCluster map[string][]string `json:"initial_cluster"`
 	Token          string              `json:"token"`
-	Size           int64               `json:"size"`   // of the database, in bytes
-	SHA256         string              `json:"sha256"` // of the database, hex; see Sum
+	Size           int64               `json:"size"`     // of the database, in bytes
+	Checksum       string              `json:"checksum"` // of the database, see NewChecksum
 	// Join stages no database but the identity of a member that a running cluster has added; db is not read then, and of the fields above
-	// only the sum counts, as a name for what is staged.
+	// only Checksum counts, as a name for what is staged.
 	Join *Join `json:"join,omitempty"`
-	// Summing waits for SHA256 while it is still being computed, within this process.
-	Summing func(context.Context) (string, error) `json:"-"`
-}
-
-// Sum is the sha256 of the database, in hex, or what names what is staged instead. Ask when it is needed, not sooner.
-func (r StageRequest) Sum(ctx context.Context) (string, error) {
-	if r.Summing != nil {
-		return r.Summing(ctx)
-	}
-	return r.SHA256, nil
 }
 
 // Join is the identity of a member that a running cluster has added.
@@ -212,7 +202,7 @@ type State struct {
 	DataDir   string    `json:"data_dir"`         // with symbolic links resolved
 	Exists    bool      `json:"exists"`           // the data dir holds a member
 	Before    string    `json:"before,omitempty"` // where the old dir is kept, once exchanged
-	Staged    string    `json:"staged,omitempty"` // SHA256 of the database staged completely by the run
+	Staged    string    `json:"staged,omitempty"` // Checksum of the database staged completely by the run
 	Intact    bool      `json:"intact"`           // with Verify: staged or exchanged dirs are as they were staged
 	Inhibited bool      `json:"inhibited"`
 	Marker    string    `json:"marker"` // path of the marker file
@@ -338,10 +328,10 @@ type Unit struct {
 
 // Staged describes a complete staged member. Files are compared before it is used.
 type Staged struct {
-	SHA256 string      `json:"sha256"`
-	Boot   string      `json:"boot"`
-	DB     string      `json:"db"` // path of the database in its unit, as in Files; empty with Join
-	Files  []FileStamp `json:"files"`
+	Checksum string      `json:"checksum"`
+	Boot     string      `json:"boot"`
+	DB       string      `json:"db"` // path of the database in its unit, as in Files; empty with Join
+	Files    []FileStamp `json:"files"`
 }
 
 // A FileStamp tells whether a file was written to since it was staged.

@@ -146,19 +146,19 @@ type EditNote struct {
 
 // Prepared is the prepared database and the prediction of what it must serve.
 type Prepared struct {
-	SHA256         string            `json:"sha256"` // once examined
+	Checksum       string            `json:"checksum"` // see NewChecksum
 	Size           int64             `json:"size"`
 	Revision       int64             `json:"revision"`   // the opened one
 	ClusterID      string            `json:"cluster_id"` // 16 hex digits
 	MemberIDs      map[string]string `json:"member_ids"`
-	Hash           uint32            `json:"hash"`                  // HashKV at Revision, once examined
+	Hash           uint32            `json:"hash"`                  // HashKV at Revision, once predicted
 	HashCompactRev int64             `json:"hash_compact_revision"` // 0 until then
 	Keys           int64             `json:"keys"`
 	Leases         []int64           `json:"leases,omitempty"` // that are left in the file
 }
 
-// examined says whether it is known what the database is and what it must serve.
-func (p *Prepared) examined() bool { return p.HashCompactRev != 0 }
+// predicted says whether it is known what the database must serve.
+func (p *Prepared) predicted() bool { return p.HashCompactRev != 0 }
 
 // Discards says what a rollback gives up: what clients wrote to the new cluster.
 type Discards struct {

@@ -22,7 +22,7 @@ func (r *Restorer) Plan(ctx context.Context) (Plan, error) {
 	}
 	plan, p, err := r.planRestore(ctx)
 	if err == nil {
-		err = r.awaitExamined(ctx, &plan, p)
+		err = r.awaitPrediction(ctx, &plan, p)
 	}
 	p.close()
 	return plan, errors.Join(err, r.removeSpool(plan.Run))

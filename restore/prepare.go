@@ -2,8 +2,6 @@ package restore
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -24,107 +22,63 @@ const Bump = 1_000_000_000
 
 // A prepared is the database of a run in the spool.
 type prepared struct {
-	path  string
-	index *dbfile.Index // nil if it was found there from an earlier attempt
-	lock  *os.File      // held while this process works on the run; once the database is prepared it says its sha256
-	// What takes its time, in which the members are staged. Both are nil before the database is what every member starts on.
-	sum        *pending[string]
-	prediction *pending[dbfile.HashKV]
+	path       string
+	index      *dbfile.Index // nil if it was found there from an earlier attempt
+	lock       *os.File      // held while this process works on the run
+	prediction *prediction   // nil before the database is what every member starts on
 }
 
-// close ends what is under way and the process's claim on the run's files in the spool.
+// close ends a prediction that is under way and the process's claim on the run's files in the spool.
 func (p *prepared) close() {
 	if p == nil {
 		return
 	}
-	p.sum.end()
-	p.prediction.end()
+	if p.prediction != nil {
+		p.prediction.cancel()
+		<-p.prediction.done
+	}
 	if p.lock != nil {
-		_ = p.lock.Close() // what it says is worth nothing unless it was written
+		_ = p.lock.Close() // nothing was written to it
 	}
 }
 
-// A pending is something that is being found out.
-type pending[T any] struct {
+// A prediction is being made, or was, of what the prepared database serves. It takes its time, in which the members are staged.
+type prediction struct {
 	cancel context.CancelFunc
-	done   chan struct{} // closed when value and err are set
-	value  T
+	done   chan struct{} // closed when hash and err are set
+	hash   dbfile.HashKV
 	err    error
 }
 
-func begin[T any](ctx context.Context, find func(context.Context) (T, error)) *pending[T] {
+// predict begins the prediction.
+func (r *Restorer) predict(ctx context.Context, p *prepared, revision int64) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &pending[T]{cancel: cancel, done: make(chan struct{})}
+	w := &prediction{cancel: cancel, done: make(chan struct{})}
+	p.prediction = w
+	r.Progress.Start("predict", 0)
 	go func() {
 		defer close(w.done)
-		w.value, w.err = find(ctx)
+		if w.hash, w.err = r.Predict(ctx, p.path, revision); w.err == nil {
+			r.Progress.Done("predict", fmt.Sprintf("hash %08x", w.hash.Hash))
+		}
 	}()
-	return w
 }
 
-func (w *pending[T]) wait(ctx context.Context) (T, error) {
+// awaitPrediction waits for the prediction and writes it into the plan.
+func (r *Restorer) awaitPrediction(ctx context.Context, plan *Plan, p *prepared) error {
+	if plan.Prepared == nil || plan.Prepared.predicted() { // a replacement prepares nothing
+		return nil
+	}
 	select {
 	case <-ctx.Done():
-		var none T
-		return none, context.Cause(ctx)
-	case <-w.done:
-		return w.value, w.err
+		return context.Cause(ctx)
+	case <-p.prediction.done:
 	}
-}
-
-// end gives up, if there is anything.
-func (w *pending[T]) end() {
-	if w != nil {
-		w.cancel()
-		<-w.done
-	}
-}
-
-// summing waits for the sha256, nil if it is known from before.
-func (p *prepared) summing() func(context.Context) (string, error) {
-	if p.sum == nil {
-		return nil
-	}
-	return p.sum.wait
-}
-
-// examine begins to find out what the prepared database is, and what it serves.
-func (r *Restorer) examine(ctx context.Context, p *prepared, revision int64) {
-	p.sum = begin(ctx, func(ctx context.Context) (string, error) {
-		sum, err := hashFile(ctx, p.path)
-		if err == nil {
-			_, err = p.lock.WriteAt([]byte(sum), 0)
-		}
-		if err != nil {
-			err = fmt.Errorf("read the prepared database: %w", err)
-		}
-		return sum, err
-	})
-	r.Progress.Start("predict", 0)
-	p.prediction = begin(ctx, func(ctx context.Context) (dbfile.HashKV, error) {
-		hash, err := r.Predict(ctx, p.path, revision)
-		if err != nil {
-			return hash, fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
-		}
-		r.Progress.Done("predict", fmt.Sprintf("hash %08x", hash.Hash))
-		return hash, nil
-	})
-}
-
-// awaitExamined waits for what is being found out of the prepared database and writes it into the plan.
-func (r *Restorer) awaitExamined(ctx context.Context, plan *Plan, p *prepared) error {
-	if plan.Prepared == nil || plan.Prepared.examined() { // a replacement prepares nothing
-		return nil
-	}
-	sum, err := p.sum.wait(ctx)
+	hash, err := p.prediction.hash, p.prediction.err
 	if err != nil {
-		return err
+		return fmt.Errorf("start the prepared database once, to know what it must serve: %w", err)
 	}
-	hash, err := p.prediction.wait(ctx)
-	if err != nil {
-		return err
-	}
-	plan.Prepared.SHA256, plan.Prepared.Hash, plan.Prepared.HashCompactRev = sum, hash.Hash, hash.CompactRevision
+	plan.Prepared.Hash, plan.Prepared.HashCompactRev = hash.Hash, hash.CompactRevision
 	plan.Checks = append(plan.Checks, Check{Name: "prediction", Status: CheckOK,
 		Detail: fmt.Sprintf("etcd starts on the prepared database and computes hash %08x at revision %d", hash.Hash, plan.Prepared.Revision)})
 	return nil
@@ -278,28 +232,15 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 		}
 	}
 	r.Progress.Done("edit", fmt.Sprintf("opens at revision %d", result.Revision))
-	info, err := os.Stat(p.path)
-	if err != nil {
-		return fmt.Errorf("look at the prepared database: %w", err)
+	r.predict(ctx, p, result.Revision)
+	if result.Checksum, result.Size, err = ChecksumOf(ctx, p.path); err != nil {
+		return fmt.Errorf("read the prepared database: %w", err)
 	}
-	result.Size = info.Size()
-	r.examine(ctx, p, result.Revision)
 	plan.Prepared = result
 	return nil
 }
 
 func hexID(id uint64) string { return fmt.Sprintf("%016x", id) }
-
-func hashFile(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	_, err = io.Copy(h, reader{ctx, f, nil})
-	return hex.EncodeToString(h.Sum(nil)), err
-}
 
 func copyFile(ctx context.Context, dst *os.File, path string, progress func(int64)) error {
 	f, err := os.Open(path)

@@ -338,7 +338,7 @@ func (x *execution) stageIdentity(ctx context.Context) error {
 	if x.states[target.Name].Place != PlaceOld {
 		return nil
 	}
-	return target.On.Stage(ctx, StageRequest{Member: target.Member, Run: x.plan.Run, Owner: x.Owner, SHA256: rep.ClusterID + "-" + rep.NewID,
+	return target.On.Stage(ctx, StageRequest{Member: target.Member, Run: x.plan.Run, Owner: x.Owner, Checksum: rep.ClusterID + "-" + rep.NewID,
 		Join: &Join{ClusterID: rep.ClusterID, MemberID: rep.NewID}}, strings.NewReader(""))
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -61,7 +60,7 @@ func (r *Restorer) Run(ctx context.Context) (Report, error) {
 // confirmed puts the ordinary question and, if the answer is yes, does the plan.
 func (x *execution) confirmed(ctx context.Context) (Report, error) {
 	if x.Confirm != nil {
-		err := x.awaitExamined(ctx, x.plan, x.p) // it is part of what is asked about
+		err := x.awaitPrediction(ctx, x.plan, x.p) // it is part of what is asked about
 		if err == nil {
 			asked, yes := x.Now(), false
 			yes, err = x.Confirm(ctx, *x.plan)
@@ -277,16 +276,16 @@ func (x *execution) done(ctx context.Context, step *Step) (bool, error) {
 	}
 	isNew := func(s State) bool { return s.Place == PlaceNew }
 	staged := func(s State) bool {
-		return x.plan.Prepared != nil && (isNew(s) || s.Place == PlaceHalf || s.Staged == x.plan.Prepared.SHA256 && s.Intact)
+		return x.plan.Prepared != nil && (isNew(s) || s.Place == PlaceHalf || s.Staged == x.plan.Prepared.Checksum && s.Intact)
 	}
 	if x.reverting() {
 		return x.revertDone(step.Kind, all), nil
 	}
 	switch step.Kind {
 	case StepPrepare:
-		return x.plan.Prepared != nil && (x.p != nil || all(staged) && x.plan.Prepared.examined()), nil
+		return x.plan.Prepared != nil && (x.p != nil || all(staged) && x.plan.Prepared.predicted()), nil
 	case StepStage:
-		return all(staged) && x.plan.Prepared.examined(), nil
+		return all(staged) && x.plan.Prepared.predicted(), nil
 	case StepStop, StepExchange:
 		return all(isNew), nil
 	case StepGate: // it was passed before the first exchange
@@ -424,8 +423,18 @@ func (x *execution) happened(step *Step, format string, args ...any) {
 
 // prepareAgain makes the database of a resumed run anew, unless it is still in the spool.
 func (x *execution) prepareAgain(ctx context.Context) error {
-	if found, err := x.findPrepared(ctx); found || err != nil {
-		return err
+	if want := x.plan.Prepared; want != nil {
+		if sum, size, err := ChecksumOf(ctx, x.spoolFile(x.plan.Run, "db")); err == nil && sum == want.Checksum && size == want.Size {
+			lock, err := x.lockSpool(x.plan.Run)
+			if err != nil {
+				return err
+			}
+			x.p = &prepared{path: x.spoolFile(x.plan.Run, "db"), lock: lock}
+			if !want.predicted() {
+				x.predict(ctx, x.p, want.Revision)
+			}
+			return nil
+		}
 	}
 	src, err := x.sourceAgain(ctx)
 	if err != nil {
@@ -448,44 +457,11 @@ func (x *execution) prepareAgain(ctx context.Context) error {
 		return err
 	}
 	for name, s := range x.states {
-		if before == nil || s.Place == PlaceOld {
-			continue
-		}
-		sum, err := x.p.sum.wait(ctx)
-		if err != nil {
-			return err
-		}
-		if sum != before.SHA256 {
+		if before != nil && before.Checksum != x.plan.Prepared.Checksum && s.Place != PlaceOld {
 			return fmt.Errorf("%s is on a database that cannot be made again byte for byte; undo this run", name)
 		}
 	}
 	return nil
-}
-
-// findPrepared takes the database that an earlier attempt prepared, if it is in the spool still and whole: it is what the lock file says.
-func (x *execution) findPrepared(ctx context.Context) (bool, error) {
-	want := x.plan.Prepared
-	if want == nil {
-		return false, nil
-	}
-	said, err := os.ReadFile(x.spoolFile(x.plan.Run, "lock"))
-	if err != nil || len(said) == 0 {
-		return false, nil
-	}
-	path := x.spoolFile(x.plan.Run, "db")
-	sum, err := hashFile(ctx, path)
-	if err != nil || sum != string(said) || want.SHA256 != "" && sum != want.SHA256 {
-		return false, ctx.Err()
-	}
-	lock, err := x.lockSpool(x.plan.Run)
-	if err != nil {
-		return false, err
-	}
-	x.p = &prepared{path: path, lock: lock}
-	if !want.examined() {
-		x.examine(ctx, x.p, want.Revision)
-	}
-	return true, nil
 }
 
 // sourceAgain finds the plan's source.

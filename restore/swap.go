@@ -39,7 +39,7 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 		}
 		defer f.Close()
 		err = m.On.Stage(ctx, StageRequest{Member: m.Member, Run: x.plan.Run, Owner: x.Owner, InitialCluster: cluster,
-			Token: x.plan.Token, Size: want.Size, SHA256: want.SHA256, Summing: x.p.summing()}, f) // a file, which a local host has the kernel copy
+			Token: x.plan.Token, Size: want.Size, Checksum: want.Checksum}, f) // a file, which a local host has the kernel copy
 		if err == nil {
 			x.Progress.Advance(string(StepStage), want.Size)
 		}
@@ -48,7 +48,7 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return catalog.Size(want.Size) + " for each member", x.awaitExamined(ctx, x.plan, x.p)
+	return catalog.Size(want.Size) + " for each member", x.awaitPrediction(ctx, x.plan, x.p)
 }
 
 // stop is the first barrier: no member runs, and none can be started by a service manager.

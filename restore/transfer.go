@@ -7,7 +7,7 @@ import "io"
 type Transfer interface {
 	io.Reader
 
-	// Resume is called before the first Read, with what an earlier attempt left: the first size bytes, and their sha256 in hex. It returns
+	// Resume is called before the first Read, with what an earlier attempt left: the first size bytes, and their checksum. It returns
 	// where reading begins: at size, if these are indeed the first bytes of the database, else at 0.
-	Resume(size int64, sha256 string) (offset int64, err error)
+	Resume(size int64, checksum string) (offset int64, err error)
 }

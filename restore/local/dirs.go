@@ -251,11 +251,11 @@ func (p *place) intact(ctx context.Context, here restore.Here) (bool, string, er
 	}
 	if boot := bootID(); boot != here.Staged.Boot && here.Staged.DB != "" {
 		// The machine went down since: what was durable is to be seen, not believed.
-		sum, err := hashFile(ctx, filepath.Join(roots[0], here.Staged.DB))
+		sum, _, err := restore.ChecksumOf(ctx, filepath.Join(roots[0], here.Staged.DB))
 		if err != nil {
 			return false, "", err
 		}
-		if sum != here.Staged.SHA256 {
+		if sum != here.Staged.Checksum {
 			return false, filepath.Join(roots[0], here.Staged.DB) + " has another content than when it was staged", nil
 		}
 	}

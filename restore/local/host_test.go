@@ -5,7 +5,6 @@ package local
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -110,9 +109,10 @@ var newDatabase = sync.OnceValue(func() []byte {
 
 // stage stages the new database, as it comes through wrap.
 func (r *rig) stage(wrap func(io.Reader) io.Reader) error {
-	sum := sha256.Sum256(newDatabase())
+	sum := restore.NewChecksum()
+	_, _ = sum.Write(newDatabase())
 	return r.h.Stage(r.t.Context(), restore.StageRequest{Member: r.member, Run: r.run, Owner: r.owner, Token: "token",
-		InitialCluster: map[string][]string{"etcd1": {"http://127.0.0.1:2"}}, Size: int64(len(newDatabase())), SHA256: hex.EncodeToString(sum[:])},
+		InitialCluster: map[string][]string{"etcd1": {"http://127.0.0.1:2"}}, Size: int64(len(newDatabase())), Checksum: hex.EncodeToString(sum.Sum(nil))},
 		wrap(bytes.NewReader(newDatabase())))
 }
 

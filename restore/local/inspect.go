@@ -78,7 +78,7 @@ func (h *Host) inspectRun(ctx context.Context, p *place, req restore.InspectRequ
 		return fmt.Errorf("%s: %w", p.member.Name, err)
 	}
 	if here.Staged != nil {
-		s.Staged = here.Staged.SHA256
+		s.Staged = here.Staged.Checksum
 	}
 	if len(here.Units) > 0 {
 		if id, err := identify(here.Units[0].Before); err == nil && id != "" {

@@ -2,11 +2,9 @@ package local
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 
@@ -24,7 +22,7 @@ func receive(ctx context.Context, path string, t restore.Transfer, req restore.S
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	sum := sha256.New()
+	sum := restore.NewChecksum()
 	size, err := io.Copy(sum, reader{ctx, f})
 	if err != nil {
 		return fmt.Errorf("read what arrived before: %w", err)
@@ -47,20 +45,8 @@ func receive(ctx context.Context, path string, t restore.Transfer, req restore.S
 	if err != nil {
 		return fmt.Errorf("receive the database: %w", err)
 	}
-	if err := arrived(ctx, req, size+n, sum); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
-}
-
-// arrived compares what came with what was announced.
-func arrived(ctx context.Context, req restore.StageRequest, size int64, sum hash.Hash) error {
-	want, err := req.Sum(ctx)
-	if err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); size != req.Size || got != want {
-		return fmt.Errorf("the database arrived with %d bytes and sha256 %s, not %d and %s", size, got, req.Size, want)
+	if got := hex.EncodeToString(sum.Sum(nil)); size+n != req.Size || got != req.Checksum {
+		return errors.Join(fmt.Errorf("the database arrived with %d bytes and checksum %s, not %d and %s", size+n, got, req.Size, req.Checksum), os.Remove(path))
 	}
 	return nil
 }

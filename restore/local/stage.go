@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -39,14 +38,10 @@ func (h *Host) stage(ctx context.Context, p *place, req restore.StageRequest, db
 	if err != nil {
 		return err
 	}
-	if j.Here.Staged != nil {
-		sum, err := req.Sum(ctx)
-		if err != nil {
-			return err
-		}
+	if j.Here.Staged != nil && j.Here.Staged.Checksum == req.Checksum {
 		if ok, _, err := p.intact(ctx, j.Here); err != nil {
 			return fmt.Errorf("%s: look at what is staged: %w", p.member.Name, err)
-		} else if ok && sum == j.Here.Staged.SHA256 {
+		} else if ok {
 			return nil
 		}
 	}
@@ -109,7 +104,7 @@ func (p *place) build(ctx context.Context, req restore.StageRequest, db io.Reade
 			return err
 		}
 	}
-	return p.describe(ctx, req, units, here)
+	return p.describe(req, units, here)
 }
 
 // join builds the data dir of a member that a cluster has added.
@@ -144,16 +139,19 @@ func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, re
 		}
 		return dbfile.StageMoved(dir, p.arriving())
 	}
-	sum := sha256.New()
+	sum := restore.NewChecksum()
 	count := &counter{r: io.TeeReader(db, sum)}
 	if err := dbfile.Stage(ctx, dir, count); err != nil {
 		return err
 	}
-	return arrived(ctx, req, count.n, sum)
+	if got := hex.EncodeToString(sum.Sum(nil)); count.n != req.Size || got != req.Checksum {
+		return fmt.Errorf("the database arrived with %d bytes and checksum %s, not %d and %s", count.n, got, req.Size, req.Checksum)
+	}
+	return nil
 }
 
 // describe records the staged units.
-func (p *place) describe(ctx context.Context, req restore.StageRequest, units []restore.Unit, here *restore.Here) error {
+func (p *place) describe(req restore.StageRequest, units []restore.Unit, here *restore.Here) error {
 	var roots []string
 	for i := range units {
 		id, err := identify(units[i].Staged)
@@ -170,12 +168,8 @@ func (p *place) describe(ctx context.Context, req restore.StageRequest, units []
 	if err != nil {
 		return err
 	}
-	sum, err := req.Sum(ctx)
-	if err != nil {
-		return err
-	}
 	here.Units = units
-	here.Staged = &restore.Staged{SHA256: sum, Boot: bootID(), Files: files}
+	here.Staged = &restore.Staged{Checksum: req.Checksum, Boot: bootID(), Files: files}
 	if req.Join == nil {
 		if here.Staged.DB, err = filepath.Rel(units[0].Staged, p.db(units[0].Staged)); err != nil {
 			return err
@@ -338,17 +332,4 @@ func (r reader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.r.Read(p)
-}
-
-func hashFile(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, reader{ctx, f}); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }

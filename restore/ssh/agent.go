@@ -265,7 +265,7 @@ var _ restore.Transfer = (*transfer)(nil)
 // Resume implements [restore.Transfer].
 func (t *transfer) Resume(size int64, sum string) (int64, error) {
 	t.asked = true
-	if err := t.out.writeJSON(framePart, part{Size: size, SHA256: sum}); err != nil {
+	if err := t.out.writeJSON(framePart, part{Size: size, Checksum: sum}); err != nil {
 		return 0, err
 	}
 	select {

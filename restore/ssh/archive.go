@@ -2,7 +2,6 @@ package ssh
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -11,12 +10,14 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/requorum/requorum/restore"
 )
 
 // An archive is a database packed once for all hosts, in a file that has no name, piece by piece: each host reads at its own speed, and the
 // first pieces go out before the last are packed.
 type archive struct {
-	sum    string // sha256 of the database
+	sum    string // checksum of the database
 	raw    io.ReaderAt
 	close  func() error // of raw
 	size   int64
@@ -30,7 +31,7 @@ type archive struct {
 	done  chan struct{} // closed when packing has ended
 }
 
-// newArchive begins to pack a database of which sum is the sha256. Files of its own are made in dir.
+// newArchive begins to pack a database of which sum is the checksum. Files of its own are made in dir.
 func newArchive(dir, sum string, size int64, db io.Reader) (*archive, error) {
 	a := &archive{sum: sum, size: size, grown: make(chan struct{}), done: make(chan struct{})}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -164,7 +165,7 @@ func (a *archive) holds(ctx context.Context, p part) (bool, error) {
 	if p.Size <= 0 || p.Size > a.size {
 		return false, nil
 	}
-	sum, buf := sha256.New(), make([]byte, pieceSize)
+	sum, buf := restore.NewChecksum(), make([]byte, pieceSize)
 	for at := int64(0); at < p.Size; at += pieceSize {
 		if err := context.Cause(ctx); err != nil {
 			return false, err
@@ -175,7 +176,7 @@ func (a *archive) holds(ctx context.Context, p part) (bool, error) {
 		}
 		sum.Write(b)
 	}
-	return hex.EncodeToString(sum.Sum(nil)) == p.SHA256, nil
+	return hex.EncodeToString(sum.Sum(nil)) == p.Checksum, nil
 }
 
 // send sends the database from an offset on, and tells how many bytes of it, unpacked, each message carried.

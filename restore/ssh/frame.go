@@ -73,8 +73,8 @@ type hello struct {
 
 // part is what an agent has of a database from an earlier attempt.
 type part struct {
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
+	Size     int64  `json:"size"`
+	Checksum string `json:"checksum"`
 }
 
 // frames writes frames, each whole. It is safe for concurrent use.

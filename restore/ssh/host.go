@@ -106,7 +106,7 @@ func (hs *Hosts) pack(req restore.StageRequest, db io.Reader) (*archive, error) 
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if a := hs.archive; a != nil {
-		if a.sum == req.SHA256 {
+		if a.sum == req.Checksum {
 			return a, nil
 		}
 		hs.archive = nil
@@ -114,7 +114,7 @@ func (hs *Hosts) pack(req restore.StageRequest, db io.Reader) (*archive, error) 
 			hs.opt.Log.Warn("give up a packed database", "error", err)
 		}
 	}
-	a, err := newArchive(hs.opt.SpoolDir, req.SHA256, req.Size, db)
+	a, err := newArchive(hs.opt.SpoolDir, req.Checksum, req.Size, db)
 	if err != nil {
 		return nil, err
 	}
@@ -217,13 +217,9 @@ func (h *Host) Fetch(ctx context.Context, req restore.FetchRequest, w io.Writer)
 // Stage implements [restore.Host]. The database is packed once for all hosts, and each takes it at its own speed. A transfer that breaks goes on where
 // it stopped: within this call as soon as there is a connection again, else in the next one.
 func (h *Host) Stage(ctx context.Context, req restore.StageRequest, db io.Reader) error {
-	var err error
-	if req.SHA256, err = req.Sum(ctx); err != nil {
-		return err
-	}
 	name := "stage " + req.Member.Name
 	shown := false
-	err = h.repeat(ctx, true, func(ctx context.Context, l *link) error {
+	err := h.repeat(ctx, true, func(ctx context.Context, l *link) error {
 		c, err := l.call(ctx, request{Stage: &req})
 		if err != nil {
 			return err

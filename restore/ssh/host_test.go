@@ -3,7 +3,6 @@ package ssh
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -38,8 +37,9 @@ func database(t *testing.T, size int) (*os.File, restore.StageRequest) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	sum := sha256.Sum256(content)
-	return f, restore.StageRequest{Member: member("etcd1", filepath.Join(t.TempDir(), "arrived")), Run: "r1", Size: int64(size), SHA256: hex.EncodeToString(sum[:])}
+	sum := restore.NewChecksum()
+	_, _ = sum.Write(content)
+	return f, restore.StageRequest{Member: member("etcd1", filepath.Join(t.TempDir(), "arrived")), Run: "r1", Size: int64(size), Checksum: hex.EncodeToString(sum.Sum(nil))}
 }
 
 func same(t *testing.T, db *os.File, path string) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -85,7 +84,7 @@ func (fakeHost) Stage(_ context.Context, req restore.StageRequest, db io.Reader)
 		return err
 	}
 	defer f.Close()
-	sum := sha256.New()
+	sum := restore.NewChecksum()
 	n, err := io.Copy(sum, f)
 	if err != nil {
 		return err
