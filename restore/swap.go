@@ -59,7 +59,7 @@ func (x *execution) stop(ctx context.Context, step *Step) error {
 		if err := x.applyTo(ctx, targets, ActInhibit); err != nil {
 			return err
 		}
-		if err := x.oneByOne(ctx, targets, ActStop); err != nil {
+		if err := x.stopAll(ctx, targets); err != nil {
 			return err
 		}
 		if err := x.see(ctx); err != nil {
@@ -92,14 +92,17 @@ func (x *execution) toStop() []Placed {
 	})
 }
 
-// oneByOne does one action on one member after another, on all of them whatever becomes of one. Members of an etcd that stop at the same
+// stopAll stops members, whatever becomes of one of them; those that run one after another. Members of an etcd that stop at the same
 // moment wait for each other: the leader tries for 7 s to hand its lead to a follower that stops as well.
-func (x *execution) oneByOne(ctx context.Context, members []Placed, a Action) error {
-	var errs []error
+func (x *execution) stopAll(ctx context.Context, members []Placed) error {
+	runs := func(m Placed) bool { return !x.states[m.Name].Stopped() }
+	err := x.applyTo(ctx, slices.DeleteFunc(slices.Clone(members), runs), ActStop)
 	for _, m := range members {
-		errs = append(errs, m.On.Apply(ctx, x.request(a, m)))
+		if runs(m) {
+			err = errors.Join(err, m.On.Apply(ctx, x.request(ActStop, m)))
+		}
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // gate asks the agents while nobody can write any more: their answers are the baseline. Those that answered
