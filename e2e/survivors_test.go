@@ -31,7 +31,7 @@ func TestSurvivorsWithAuthentication(t *testing.T) {
 	s.run("restore", "dcs", "--yes", "--without", names[2]).exits(t, exitPartly, "replace-member dcs "+names[2])
 	etcdtest.MustEqual(t, want, unleased(etcdtest.Rows(t, s.Client(t, s.Endpoints()[:2]...))))
 
-	s.run("replace-member", "dcs", "nobody").exits(t, exitError, "nobody")
+	s.run("replace-member", "dcs", "nobody").exits(t, exitUsage, "nobody", names[0]+", "+names[1])
 	s.run("replace-member", "dcs", names[2], "--plan").exits(t, exitOK, "the cluster has no member "+names[2], "2 of 2 voting members serve")
 	s.run("replace-member", "dcs", names[2]).exits(t, exitUsage, "--yes")
 	s.run("replace-member", "dcs", names[2], "--yes").exits(t, exitOK, "it has its vote")
