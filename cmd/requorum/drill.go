@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -130,16 +128,10 @@ func (t *target) confirmLive(ctx context.Context, given string) error {
 		if !isTerminal(t.in) {
 			return usage("a live drill stops etcd on every member of %s and must be confirmed: there is no terminal to ask on, so give --confirm %s", name, name)
 		}
-		fmt.Fprintf(t.err, "A live drill of %s takes a backup, stops etcd on all its members, and rebuilds them from that backup.\nWhat clients write after the backup is lost. Type the name of the cluster to go on: ", name)
-		answer := make(chan string, 1)
-		go func() {
-			line, _ := bufio.NewReader(t.in).ReadString('\n')
-			answer <- strings.TrimSpace(line)
-		}()
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case given = <-answer:
+		fmt.Fprintf(t.err, "A live drill of %s takes a backup, stops etcd on all its members, and rebuilds them from that backup.\nWhat clients write after the backup is lost.\n", name)
+		var err error
+		if given, err = t.ask(ctx, "Type the name of the cluster to go on: "); err != nil {
+			return err
 		}
 	}
 	if given != name {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -235,18 +234,8 @@ func (t *target) confirm(ctx context.Context, plan restore.Plan) (bool, error) {
 		}
 		return false, usage("a %s changes %s of %s and must be confirmed: there is no terminal to ask on, so give --yes", plan.Kind, what, t.cluster.Name)
 	}
-	fmt.Fprintf(t.err, "\nType the name of the cluster to go on: ")
-	answer := make(chan string, 1)
-	go func() {
-		line, _ := bufio.NewReader(t.in).ReadString('\n')
-		answer <- strings.TrimSpace(line)
-	}()
-	select {
-	case <-ctx.Done():
-		return false, context.Cause(ctx)
-	case line := <-answer:
-		return line == t.cluster.Name, nil
-	}
+	line, err := t.ask(ctx, "\nType the name of the cluster to go on: ")
+	return err == nil && line == t.cluster.Name, err
 }
 
 // restoring prepares for a restore of the cluster, or of the one that --as names, and for what undoes it.
