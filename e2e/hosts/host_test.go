@@ -45,7 +45,8 @@ func (h *host) furnish(t testing.TB) {
 		text string
 		mode os.FileMode
 	}{
-		"passwd":          {read("/etc/passwd") + h.users + "op:x:1500:1500::/srv/op:/bin/sh\nguest:x:1501:1501::/srv/guest:/bin/sh\n", 0o644},
+		// Root's home is not this machine's, lest the shell that SSH starts begins with what is there.
+		"passwd":          {strings.Replace(read("/etc/passwd"), ":/root:", ":/srv/root:", 1) + h.users + "op:x:1500:1500::/srv/op:/bin/sh\nguest:x:1501:1501::/srv/guest:/bin/sh\n", 0o644},
 		"group":           {read("/etc/group") + "op:x:1500:\nguest:x:1501:\n", 0o644},
 		"shadow":          {shadow + "root:*:19000:0:99999:7:::\nop:*:19000:0:99999:7:::\nguest:*:19000:0:99999:7:::\n", 0o640},
 		"sudoers":         {h.sudoers + "Defaults use_pty\nroot ALL=(ALL) ALL\nop ALL=(root) NOPASSWD: ALL\n", 0o440},
@@ -69,7 +70,7 @@ Subsystem sftp internal-sftp
 			t.Fatal(err)
 		}
 	}
-	for user, id := range map[string]int{"op": 1500, "guest": 1501} {
+	for user, id := range map[string]int{"root": 0, "op": 1500, "guest": 1501} {
 		home := h.disk("srv", user)
 		if err := os.MkdirAll(home, 0o755); err != nil {
 			t.Fatal(err)

@@ -179,7 +179,7 @@ func possible(t testing.TB) {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		t.Skip("hosts are network namespaces: they need root on Linux")
 	}
-	for program, from := range map[string]string{"ip": "iproute2", "sshd": "openssh-server", "sudo": "sudo", "unshare": "util-linux", "nsenter": "util-linux"} {
+	for program, from := range map[string]string{"ip": "iproute2", "sshd": "openssh-server", "sudo": "sudo", "unshare": "util-linux", "nsenter": "util-linux", "ssh-agent": "openssh-client"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("hosts need the program %s, which Debian has in %s", program, from)
 		}

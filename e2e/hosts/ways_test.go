@@ -28,9 +28,8 @@ import (
 //   - h3: it says that it is of another architecture.
 func TestStrangeHosts(t *testing.T) {
 	t.Parallel()
-	other := make(chan string, 1)
 	s := newSite(t, 3)
-	go func() { other <- build386(t, s.dir) }()
+	built := build386(t, s.dir)
 	h1, h2, h3 := s.hosts[0], s.hosts[1], s.hosts[2]
 	h1.users = "op:x:1500:1500::/srv/op:/bin/bash\nlost:x:1502:1502::/nonexistent:/bin/sh\n"
 	h1.sudoers = "lost ALL=(root) NOPASSWD: ALL\n"
@@ -108,7 +107,7 @@ func TestStrangeHosts(t *testing.T) {
 
 	// Without a program for h3 nothing is changed; nor with one that is for yet another architecture, or that is not what its file says.
 	d.run(t, "restore", "dcs", "--yes", "--from", "store").exits(t, exitError, "host ssh://root@"+h3.addr+" is linux/386 and this requorum is for linux/amd64: get or build requorum", "GOARCH=386", "ssh.binaries", "nothing was changed")
-	program := <-other
+	program := built()
 	arm := relabelled(t, program, filepath.Join(s.dir, "arm64"), 183)
 	d.top = "ssh: {binaries: [" + arm + "]}"
 	d.configure(t)
@@ -131,9 +130,11 @@ func TestStrangeHosts(t *testing.T) {
 	s.nothingBrought(t)
 
 	// And the restore, with a program that lies beside requorum.
-	if err := os.Rename(program, filepath.Join(filepath.Dir(requorum), "requorum-linux-386")); err != nil {
+	beside := filepath.Join(filepath.Dir(requorum), "requorum-linux-386")
+	if err := os.Rename(program, beside); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = os.Remove(beside) }) // which is for this test alone
 	d.top = ""
 	d.configure(t)
 	h3.slow(t, 1000)
@@ -169,15 +170,25 @@ func (s *site) nothingBrought(t testing.TB) {
 	}
 }
 
-// build386 builds requorum for another architecture, programs for which run here all the same.
-func build386(t testing.TB, dir string) string {
+// build386 begins to build requorum for another architecture, programs for which run here all the same; what it returns waits for it.
+func build386(t testing.TB, dir string) func() string {
 	path := filepath.Join(dir, "for386")
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path, "../../cmd/requorum")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=386")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Errorf("build requorum for 386: %v\n%s", err, out)
+	var out []byte
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		out, err = build.CombinedOutput()
+	}()
+	t.Cleanup(func() { <-done })
+	return func() string {
+		if <-done; err != nil {
+			t.Fatalf("build requorum for 386: %v\n%s", err, out)
+		}
+		return path
 	}
-	return path
 }
 
 // relabelled copies a program whose header then names another machine.

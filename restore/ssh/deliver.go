@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -169,6 +170,9 @@ func (d delivery) command(args string) string {
 	return c
 }
 
+// lookWithin bounds the first command on a machine, which says little: start-up files of its shell may hang.
+const lookWithin = time.Minute
+
 // look asks a machine what it is, and whether we may do there what is needed with a program of that name and size.
 func (h *Host) look(ctx context.Context, client *gossh.Client, name string, size int64) (machine, error) {
 	sudo := "yes"
@@ -176,6 +180,8 @@ func (h *Host) look(ctx context.Context, client *gossh.Client, name string, size
 		sudo = "no"
 	}
 	need := size>>10 + 1
+	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, fmt.Errorf("the login shell of user %s has not done what it was asked within %s: look at what its start-up files do", h.settings.user, lookWithin))
+	defer cancel()
 	out, err := output(ctx, client, sh(strings.NewReplacer("NAME", name, "SUDO", sudo, "NEED", strconv.FormatInt(need, 10)).Replace(probeScript)), nil)
 	if err != nil {
 		return machine{}, fmt.Errorf("look at host %s: %w", h.url, err)

@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -88,5 +89,17 @@ Host db*
 	c.file("config", "Host db1\n  Port\n  Match exec \"true\"\n")
 	if _, err := (Options{}).settings("ssh://db1"); err == nil || !strings.Contains(err.Error(), ssh("config")) {
 		t.Errorf("a configuration that cannot be read: %v", err)
+	}
+}
+
+// TestNoHome is about a service, whose environment may not name a home directory.
+func TestNoHome(t *testing.T) {
+	u, err := user.Current()
+	if err != nil || u.HomeDir == "" {
+		t.Skip("nobody knows where this user is at home")
+	}
+	t.Setenv("HOME", "")
+	if got, want := home("config"), filepath.Join(u.HomeDir, ".ssh", "config"); got != want {
+		t.Errorf("the configuration is looked for in %s, not %s", got, want)
 	}
 }

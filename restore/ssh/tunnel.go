@@ -26,9 +26,11 @@ func NewTunnel(o Options) *Tunnel { return &Tunnel{options: o, logins: map[strin
 
 // A login is what the connections to one machine share.
 type login struct {
-	turn  chan struct{} // held while the fields below are used
-	chain *chain        // nil: not connected
-	users int           // of chain
+	turn chan struct{} // held while connecting
+
+	mu    sync.Mutex
+	chain *chain // nil: not connected
+	users int    // of chain
 }
 
 const (
@@ -119,19 +121,14 @@ func (l *login) dial(ctx context.Context, s settings, addr string) (net.Conn, er
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	for fresh := false; ; {
-		if l.chain == nil {
-			c, err := connect(ctx, s)
-			if err != nil {
-				return nil, err
-			}
-			l.chain, l.users, fresh = c, 0, true
+	for {
+		c, fresh, err := l.enter(ctx, s)
+		if err != nil {
+			return nil, err
 		}
-		conn, err := l.chain.client().DialContext(ctx, "tcp", addr)
+		conn, err := c.client().DialContext(ctx, "tcp", addr)
 		if err == nil {
-			l.users++
-			used := l.chain
-			return &tunnelled{Conn: conn, leave: sync.OnceFunc(func() { l.leave(used) })}, nil
+			return &tunnelled{Conn: conn, leave: sync.OnceFunc(func() { l.leave(c) })}, nil
 		}
 		var refused *gossh.OpenChannelError
 		switch {
@@ -141,39 +138,61 @@ func (l *login) dial(ctx context.Context, s settings, addr string) (net.Conn, er
 			err = fmt.Errorf("%w: %s", syscall.ECONNREFUSED, refused.Message)
 		case ctx.Err() != nil:
 			err = context.Cause(ctx)
-		default: // it is dead
-			l.chain.close()
-			l.chain = nil
+		default:
+			l.lose(c)
 			if !fresh {
 				continue
 			}
+			return nil, err
 		}
-		l.rest()
+		l.leave(c)
 		return nil, err
 	}
 }
 
-// leave ends the use of a connection to the machine by one user.
-func (l *login) leave(c *chain) {
-	l.turn <- struct{}{}
-	defer func() { <-l.turn }()
-	if l.chain == c { // else it ended by itself
-		l.users--
-		l.rest()
+// enter returns the connection to the machine that there is, or makes one, for one more user.
+func (l *login) enter(ctx context.Context, s settings) (c *chain, fresh bool, err error) {
+	l.mu.Lock()
+	if l.chain != nil {
+		defer l.mu.Unlock()
+		l.users++
+		return l.chain, false, nil
+	}
+	l.mu.Unlock()
+	if c, err = connect(ctx, s); err != nil {
+		return nil, true, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.chain, l.users = c, 1
+	return c, true, nil
+}
+
+// lose gives up a connection that is dead.
+func (l *login) lose(c *chain) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.close()
+	if l.chain == c {
+		l.chain = nil
 	}
 }
 
-// rest ends a connection to the machine that nobody uses, in a while.
-func (l *login) rest() {
-	if l.chain == nil || l.users > 0 {
+// leave ends the use of a connection by one user. It itself ends when nobody uses it for a while.
+func (l *login) leave(c *chain) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.chain != c { // it was dead
 		return
 	}
-	unused := l.chain
+	if l.users--; l.users > 0 {
+		return
+	}
 	time.AfterFunc(linger, func() {
-		l.turn <- struct{}{}
-		defer func() { <-l.turn }()
-		if l.chain == unused && l.users == 0 {
-			l.chain.close()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.chain == c && l.users == 0 {
+			c.close()
 			l.chain = nil
 		}
 	})
