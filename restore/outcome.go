@@ -145,9 +145,12 @@ func (s State) describe() string {
 	case PlaceUnknown:
 		parts = append(parts, s.Detail)
 	}
-	if s.Stopped() {
+	switch {
+	case s.Stopped():
 		parts = append(parts, "etcd is stopped")
-	} else {
+	case !s.Active && len(s.Running) == 0 && s.Ports[0].PID != 0:
+		parts = append(parts, fmt.Sprintf("etcd does not run, but process %d (%s) serves %s", s.Ports[0].PID, s.Ports[0].Owner, s.Ports[0].URL))
+	default:
 		parts = append(parts, "etcd runs")
 	}
 	if s.Inhibited {

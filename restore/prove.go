@@ -14,7 +14,11 @@ import (
 	"github.com/requorum/requorum/storage/catalog"
 )
 
-const provePoll = 250 * time.Millisecond
+const (
+	provePoll = 250 * time.Millisecond
+	// probeWrites is how many revisions a probe makes: it writes its key and removes it.
+	probeWrites = 2
+)
 
 // prove waits until every member is healthy, and compares what they are and serve with the prediction.
 func (x *execution) prove(ctx context.Context) (string, error) {
@@ -49,6 +53,7 @@ func (x *execution) prove(ctx context.Context) (string, error) {
 	if rev <= x.plan.Prepared.Revision {
 		return "", fmt.Errorf("a write got revision %d, not above the opened %d", rev, x.plan.Prepared.Revision)
 	}
+	x.plan.Probed += probeWrites
 	x.prove1("write", true, fmt.Sprintf("a leased key was written at revision %d, read from every member, and removed", rev))
 	x.healthyAt = x.Now()
 	return catalog.Count(len(statuses), "member") + " healthy", nil
@@ -67,12 +72,17 @@ func (x *execution) waitHealthy(ctx context.Context, c *cluster.Client) ([]clust
 	deadline := time.NewTimer(x.HealthDeadline)
 	defer deadline.Stop()
 	targets := x.targets()
+	ended := map[string]int{}
+	looked := time.Now()
 	for {
 		statuses, err := c.Status(ctx)
 		if err != nil {
 			return nil, err
 		}
 		waiting, err := x.judge(targets, statuses)
+		if err == nil && waiting != nil && time.Since(looked) > lookAgain {
+			looked, err = time.Now(), x.ended(ctx, targets, statuses, ended)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -93,6 +103,34 @@ func (x *execution) waitHealthy(ctx context.Context, c *cluster.Client) ([]clust
 		case <-time.After(provePoll):
 		}
 	}
+}
+
+// endedLooks is how often in a row the host of a member that does not answer must show it stopped before it is not waited for any more.
+const endedLooks = 3
+
+// ended is an error if a member that was started does not run: its etcd gave up, and nothing starts it again. Looks counts in a row, by member.
+func (x *execution) ended(ctx context.Context, targets []Placed, statuses []cluster.MemberStatus, looks map[string]int) error {
+	for i, m := range targets {
+		if statuses[i].Err == nil {
+			looks[m.Name] = 0
+			continue
+		}
+		s, err := m.On.Inspect(ctx, InspectRequest{Member: m.Member, Run: x.plan.Run})
+		if err != nil || !s.Stopped() {
+			looks[m.Name] = 0
+			continue
+		}
+		if looks[m.Name]++; looks[m.Name] < endedLooks {
+			continue
+		}
+		said := ""
+		if s.StatusOutput != "" {
+			said = ": " + s.StatusOutput
+		}
+		return &HostError{Code: HostCommand, Member: m.Name, What: fmt.Sprintf("its etcd was started%s, and has ended again%s", onHost(m.Host), said),
+			Advice: "its own log there says why; mend that and run the same command again"}
+	}
+	return nil
 }
 
 // judge says what a member still lacks, and as an error what waiting does not mend.

@@ -194,13 +194,13 @@ func (x *execution) supersede(ctx context.Context, of Plan) error {
 	return old.applyAll(ctx, ActUnlock)
 }
 
-// discards counts what the new cluster has beyond what it was opened with.
+// discards counts what the new cluster has beyond what it was opened with and what the run's own proof wrote.
 func discards(of Plan, o *observed) *Discards {
 	d := &Discards{}
 	for _, s := range o.statuses {
 		if s.Err == nil && of.Prepared != nil && hexID(s.ClusterID) == of.Prepared.ClusterID {
 			d.Known = true
-			d.Revisions = max(d.Revisions, s.Revision-of.Prepared.Revision)
+			d.Revisions = max(d.Revisions, s.Revision-of.Prepared.Revision-of.Probed)
 		}
 	}
 	d.Detail = catalog.Count(d.Revisions, "revision") + " written since the cluster was opened"

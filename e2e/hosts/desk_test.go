@@ -210,6 +210,11 @@ func (c *command) wait(t testing.TB) result {
 	}
 	args := c.Args[slices.Index(c.Args, requorum)+1:]
 	t.Logf("%5.1f s, exit code %d: requorum %s", time.Since(c.begun).Seconds(), c.ProcessState.ExitCode(), strings.Join(args, " "))
+	for line := range strings.Lines(c.stdout.String()) {
+		if strings.HasPrefix(line, "  stage ") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
 	return result{args: args, code: c.ProcessState.ExitCode(), stdout: c.stdout.String(), stderr: c.stderr.String()}
 }
 

@@ -26,46 +26,75 @@ type journal struct {
 	Ended time.Time
 }
 
-// unfinished is the journal of the run that has not ended on the host; nil if there is none.
-func (h *host) unfinished(t testing.TB) *journal {
+// journals are those on the host, by run.
+func (h *host) journals(t testing.TB) map[string]journal {
 	t.Helper()
 	files, err := filepath.Glob(h.disk("srv", "etcd.requorum", "r*.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	found := map[string]journal{}
 	for _, f := range files {
 		var j journal
-		b, err := os.ReadFile(f)
-		if err == nil && json.Unmarshal(b, &j) == nil && j.Ended.IsZero() {
+		if b, err := os.ReadFile(f); err == nil && json.Unmarshal(b, &j) == nil {
+			found[j.Run] = j
+		}
+	}
+	return found
+}
+
+// unfinished is the journal of the run that has not ended on the host; nil if there is none.
+func (h *host) unfinished(t testing.TB) *journal {
+	t.Helper()
+	for _, j := range h.journals(t) {
+		if j.Ended.IsZero() {
 			return &j
 		}
 	}
 	return nil
 }
 
-// recorded says whether the unfinished run's journals on all of the hosts have the step as done; lock is done when they are there.
-func recorded(t testing.TB, step string, hosts ...*host) bool {
-	t.Helper()
-	return !slices.ContainsFunc(hosts, func(h *host) bool {
-		j := h.unfinished(t)
-		if j == nil || step == "lock" {
-			return j == nil
+// has says whether a step is done; lock is when there is a journal.
+func (j journal) has(step string) bool {
+	for _, s := range j.Plan.Steps {
+		if s.Kind == step {
+			return !s.Done.IsZero()
 		}
-		for _, s := range j.Plan.Steps {
-			if s.Kind == step {
-				return s.Done.IsZero()
+	}
+	return step == "lock"
+}
+
+// reached says whether on all hosts a run that is not among the known ones has done the step.
+func (s *site) reached(t testing.TB, known map[string]journal, step string) bool {
+	t.Helper()
+	return !slices.ContainsFunc(s.hosts, func(h *host) bool {
+		for run, j := range h.journals(t) {
+			if _, old := known[run]; !old && j.has(step) {
+				return false
 			}
 		}
 		return true
 	})
 }
 
-// killedAfter starts a command and kills it when the journals of all hosts have the step as done.
-func (d *desk) killedAfter(t testing.TB, step string, args ...string) result {
+// startUntil starts a command and returns when its run's journals on all hosts have the step as done.
+func (d *desk) startUntil(t testing.TB, step string, args ...string) *command {
 	t.Helper()
+	known := d.site.hosts[0].journals(t)
 	c := d.start(t, args...)
-	until(t, "the journals to have "+step, func() bool { return recorded(t, step, d.site.hosts...) })
-	return c.kill(t)
+	for deadline := time.Now().Add(3 * time.Minute); !d.site.reached(t, known, step); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for three minutes for the journals to have %s:\n%s", step, c.stderr.String())
+		}
+	}
+	return c
+}
+
+// killedAfter starts a command and kills it when its run's journals on all hosts have the step as done. It says whether that was in time: before the run ended.
+func (d *desk) killedAfter(t testing.TB, step string, args ...string) (inTime bool) {
+	t.Helper()
+	d.startUntil(t, step, args...).kill(t)
+	return slices.ContainsFunc(d.site.hosts, func(h *host) bool { return h.unfinished(t) != nil })
 }
 
 // printed is a command that a message says to type, as typed: from the line, or the quotes, in which it stands.
