@@ -180,8 +180,8 @@ func notHeld(ctx context.Context, repo *repository.Repository) error {
 	holds, err := repo.Holds(ctx)
 	if len(holds) > 0 {
 		h := holds[0]
-		return fmt.Errorf("%w: run %s of %s, since %s: nothing is expired meanwhile (finish it with requorum restore --resume, or undo it with requorum rollback)",
-			ErrHeld, h.Run, h.Owner, h.Started.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%w: run %s of %s, since %s: nothing is expired meanwhile (finish it with requorum restore %[5]s --resume, or undo it with requorum rollback %[5]s)",
+			ErrHeld, h.Run, h.Owner, h.Started.UTC().Format(time.RFC3339), repo.Cluster())
 	}
 	if err != nil {
 		return fmt.Errorf("nothing is expired, because it is not known whether a restore is under way: %w", err)

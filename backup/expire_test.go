@@ -193,7 +193,7 @@ func TestExpireDeletesNothing(t *testing.T) {
 		if err := s.repo.CreateHold(t.Context(), hold); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.expire(t, policy, false); !errors.Is(err, backup.ErrHeld) || !strings.Contains(err.Error(), hold.Run) {
+		if _, err := s.expire(t, policy, false); !errors.Is(err, backup.ErrHeld) || !strings.Contains(err.Error(), hold.Run) || !strings.Contains(err.Error(), "requorum restore dcs --resume") {
 			t.Errorf("%v", err)
 		}
 		if plan, err := s.expire(t, policy, true); err != nil || len(plan.Verdicts) != 3 {

@@ -323,7 +323,7 @@ func TestStores(t *testing.T) {
 			t.Fatal(err)
 		}
 		scheduled := func(o *backup.TakeOptions) { o.RefuseHeld = true }
-		if _, err := backup.Take(t.Context(), b.options(scheduled)); !errors.Is(err, backup.ErrHeld) || !strings.Contains(err.Error(), hold.Run) {
+		if _, err := backup.Take(t.Context(), b.options(scheduled)); !errors.Is(err, backup.ErrHeld) || !strings.Contains(err.Error(), hold.Run) || !strings.Contains(err.Error(), "requorum restore dcs --resume") {
 			t.Errorf("scheduled: %v", err)
 		}
 		if r := b.take(t, scheduled, func(o *backup.TakeOptions) { o.Run = hold.Run }); len(r.Warnings) != 0 {

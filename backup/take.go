@@ -173,8 +173,8 @@ func (t *taking) checkHolds(ctx context.Context) error {
 			continue
 		}
 		if t.RefuseHeld {
-			return fmt.Errorf("%w: run %s of %s, since %s: no scheduled backup of %s is taken meanwhile (when that restore is dead, finish it with: requorum restore --resume)",
-				ErrHeld, h.Run, h.Owner, h.Started.UTC().Format(time.RFC3339), t.Cluster)
+			return fmt.Errorf("%w: run %s of %s, since %s: no scheduled backup of %s is taken meanwhile (when that restore is dead, finish it with: requorum restore %s --resume)",
+				ErrHeld, h.Run, h.Owner, h.Started.UTC().Format(time.RFC3339), t.Cluster, t.Cluster)
 		}
 		t.warn("a restore is under way (run %s of %s, since %s): this backup shows the cluster in the middle of it", h.Run, h.Owner, h.Started.UTC().Format(time.RFC3339))
 	}

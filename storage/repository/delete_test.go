@@ -125,7 +125,7 @@ func TestHeld(t *testing.T) {
 		t.Errorf("the same run's hold once more: %v", err)
 	}
 	before := objects(t, s)
-	wantError(t, "delete", r.Delete(t.Context(), snap), ErrHeld, testRun, "store offsite")
+	wantError(t, "delete", r.Delete(t.Context(), snap), ErrHeld, testRun, "store offsite", "requorum restore dcs --resume", "requorum rollback dcs")
 	_, err := r.Sweep(t.Context())
 	wantError(t, "sweep", err, ErrHeld, testRun)
 	unchanged(t, "while held", s, before)

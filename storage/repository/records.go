@@ -131,7 +131,7 @@ func (r *Repository) held(ctx context.Context) error {
 		return nil
 	})
 	if i := slices.IndexFunc(holds, func(s string) bool { return s != "" }); i >= 0 {
-		return fmt.Errorf("%w: %s; finish it with requorum restore --resume or undo it with requorum rollback", ErrHeld, holds[i])
+		return fmt.Errorf("%w: %s; finish it with requorum restore %[3]s --resume or undo it with requorum rollback %[3]s", ErrHeld, holds[i], r.cluster)
 	}
 	if err != nil {
 		return fmt.Errorf("looking for holds: %w", err)
