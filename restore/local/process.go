@@ -58,12 +58,8 @@ func (p *place) usedBy(ctx context.Context) (u use, err error) {
 	if u.processes, err = p.processes(); err != nil {
 		return u, fmt.Errorf("%s: look for processes: %w", p.member.Name, err)
 	}
-	for _, raw := range []string{p.member.PeerURL, p.member.ClientURL} {
-		ports, err := listening(ctx, raw)
-		if err != nil {
-			return u, fmt.Errorf("%s: look who listens on %s: %w", p.member.Name, raw, err)
-		}
-		u.ports = append(u.ports, ports...)
+	if u.ports, err = listening(ctx, p.member.PeerURL, p.member.ClientURL); err != nil {
+		return u, fmt.Errorf("%s: look who listens on its ports: %w", p.member.Name, err)
 	}
 	return u, nil
 }

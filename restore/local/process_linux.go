@@ -240,13 +240,57 @@ func commandOf(pid int) string {
 	return filepath.Base(argv[0])
 }
 
-// listening finds who listens on a URL's port, by the kernel's tables.
-func listening(ctx context.Context, raw string) ([]restore.Port, error) {
-	addrs, port, err := hostPort(ctx, raw)
+// listening finds who listens on the ports of URLs, by the kernel's tables.
+func listening(ctx context.Context, urls ...string) ([]restore.Port, error) {
+	all, err := listeners()
 	if err != nil {
 		return nil, err
 	}
-	var inodes []string
+	var ports []restore.Port
+	for _, raw := range urls {
+		addrs, port, err := hostPort(ctx, raw)
+		if err != nil {
+			return nil, err
+		}
+		var sockets []string
+		for _, l := range all {
+			if l.port == port && matches(l.ip, addrs) {
+				sockets = append(sockets, l.socket)
+			}
+		}
+		if len(sockets) == 0 {
+			continue
+		}
+		owners, err := scan(func(pid int) string {
+			base := fmt.Sprintf("/proc/%d/fd", pid)
+			fds, _ := os.ReadDir(base)
+			for _, fd := range fds {
+				if target, err := os.Readlink(filepath.Join(base, fd.Name())); err == nil && slices.Contains(sockets, target) {
+					return "listens"
+				}
+			}
+			return ""
+		})
+		if err != nil {
+			return nil, err
+		}
+		found := restore.Port{URL: raw}
+		if len(owners) > 0 {
+			found.PID, found.Owner = owners[0].PID, owners[0].Command
+		}
+		ports = append(ports, found)
+	}
+	return ports, nil
+}
+
+// A listener is a socket that connections can be made to.
+type listener struct {
+	ip     net.IP
+	port   int
+	socket string // as links in /proc/PID/fd name it
+}
+
+func listeners() (all []listener, err error) {
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		f, err := os.Open(table)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -257,37 +301,19 @@ func listening(ctx context.Context, raw string) ([]restore.Port, error) {
 		}
 		for s := bufio.NewScanner(f); s.Scan(); {
 			fields := strings.Fields(s.Text())
-			if len(fields) < 10 || fields[3] != "0A" { // LISTEN
+			if len(fields) < 10 || fields[0] == "sl" {
 				continue
 			}
-			ip, at, ok := parseAddr(fields[1])
-			if ok && at == port && matches(ip, addrs) {
-				inodes = append(inodes, "socket:["+fields[9]+"]")
+			if fields[3] != "0A" { // LISTEN: they come first, and the rest takes the kernel long to find
+				break
+			}
+			if ip, port, ok := parseAddr(fields[1]); ok {
+				all = append(all, listener{ip, port, "socket:[" + fields[9] + "]"})
 			}
 		}
 		f.Close()
 	}
-	if len(inodes) == 0 {
-		return nil, nil
-	}
-	owners, err := scan(func(pid int) string {
-		base := fmt.Sprintf("/proc/%d/fd", pid)
-		fds, _ := os.ReadDir(base)
-		for _, fd := range fds {
-			if target, err := os.Readlink(filepath.Join(base, fd.Name())); err == nil && slices.Contains(inodes, target) {
-				return "listens"
-			}
-		}
-		return ""
-	})
-	if err != nil {
-		return nil, err
-	}
-	found := restore.Port{URL: raw}
-	if len(owners) > 0 {
-		found.PID, found.Owner = owners[0].PID, owners[0].Command
-	}
-	return []restore.Port{found}, nil
+	return all, nil
 }
 
 // parseAddr reads an address of /proc/net/tcp: hex, in 32-bit words of the machine's byte order.

@@ -81,17 +81,20 @@ func environ(int) []string { return nil }
 
 func fileSystem(int) string { return "" }
 
-func listening(ctx context.Context, raw string) ([]restore.Port, error) {
-	addrs, port, err := hostPort(ctx, raw)
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range addrs {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(port)))
-		if err == nil {
-			conn.Close()
-			return []restore.Port{{URL: raw}}, nil
+func listening(ctx context.Context, urls ...string) (ports []restore.Port, err error) {
+	for _, raw := range urls {
+		addrs, port, err := hostPort(ctx, raw)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range addrs {
+			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(a.String(), strconv.Itoa(port)))
+			if err == nil {
+				conn.Close()
+				ports = append(ports, restore.Port{URL: raw})
+				break
+			}
 		}
 	}
-	return nil, nil
+	return ports, nil
 }
