@@ -122,6 +122,7 @@ type server struct {
 	dir  string // takes the place of /var/tmp and /tmp
 	key  gossh.Signer
 	path string // of its commands
+	name string // of 127.0.0.1, known to it alone
 
 	mu       sync.Mutex
 	commands []string
@@ -217,6 +218,9 @@ func (s *server) serve(conn net.Conn, config *gossh.ServerConfig, wg *sync.WaitG
 			}
 			if err := gossh.Unmarshal(c.ExtraData(), &to); err != nil {
 				return
+			}
+			if to.Host == s.name {
+				to.Host = "127.0.0.1"
 			}
 			out, err := net.Dial("tcp", net.JoinHostPort(to.Host, fmt.Sprint(to.Port)))
 			if err != nil {
