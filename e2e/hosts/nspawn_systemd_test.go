@@ -199,6 +199,14 @@ func TestSystemd(t *testing.T) {
 		wrong.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, "data dir is /var/lib/etcd2 in the configuration, "+debianData+" by unit etcd.service")
 		missing := s.debianDesk(t, "desk3", "{systemd: etcd-server}", debianData, hosts)
 		missing.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, "no unit etcd-server.service")
+		// Whoever restored by hand as root left a dir that etcd's own user cannot open.
+		hosts[1].exec(t, "chown", "root:root", debianData)
+		r := d.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, hosts[1].name+": owner", "nothing was changed")
+		mend := regexp.MustCompile(`chown -R \S+ ` + debianData).FindString(r.stderr)
+		hosts[1].exec(t, "sh", "-c", mend)
+		if got := strings.TrimSpace(hosts[1].exec(t, "stat", "-c", "%U:%G", debianData)); got != "etcd:etcd" {
+			t.Errorf("%q makes %s the owner", mend, got)
+		}
 		etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
 	})
 

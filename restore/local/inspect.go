@@ -131,6 +131,9 @@ func (h *Host) inspectDeep(ctx context.Context, p *place, s *restore.State) {
 	}
 	o := p.service().look(ctx)
 	s.Problems = append(s.Problems, o.problems...)
+	if dir := p.unitDir(); o.owner.shutOut(dir) {
+		problem("owner", "%s belongs to somebody else than whom etcd is run as, user %d, who may not write there: it would not start, and the new dir gets the old one's owner: chown -R %[2]d:%[3]d %[1]s", dir, o.owner.uid, o.owner.gid)
+	}
 	runs := p.processFlags(s.Running)
 	switch s.Flags = o.flags; {
 	case runs != nil && o.flags != nil && o.flags.Complete:

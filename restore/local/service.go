@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/requorum/requorum/restore"
 )
@@ -42,6 +43,20 @@ type outlook struct {
 
 // owner is a user and a group by their numbers.
 type owner struct{ uid, gid int }
+
+// shutOut says whether a directory is there and the owner, nil if not known, may not write in it.
+func (o *owner) shutOut(dir string) bool {
+	if o == nil || o.uid == 0 {
+		return false
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	mode := info.Mode().Perm()
+	return ok && int(st.Uid) != o.uid && (int(st.Gid) != o.gid || mode&0o020 == 0) && mode&0o002 == 0
+}
 
 func (o *outlook) problem(check, format string, args ...any) {
 	o.problems = append(o.problems, restore.Problem{Check: check, Detail: fmt.Sprintf(format, args...)})
