@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +82,8 @@ func TestLinkCut(t *testing.T) {
 	etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
 }
 
-// TestHostLost loses a host for good in the middle of a restore: the others are rolled back without it, and it itself once it is there again.
+// TestHostLost loses a host for good in the middle of a restore, before the new cluster is started: the others are rolled back without it, by the command that is printed, and it
+// itself once it is there again.
 func TestHostLost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 3)
@@ -89,30 +91,45 @@ func TestHostLost(t *testing.T) {
 	client := s.found(t, s.hosts...)
 	etcdtest.MustFill(t, client, etcdtest.FillOptions{Keys: 300})
 	d.run(t, "backup", "dcs").exits(t, exitOK)
-	etcdtest.Put(t, client, "/later", "x")
-	want := s.rows(t, s.hosts...)
-	h3 := s.hosts[2]
+	h3, rest := s.hosts[2], s.hosts[:2]
 
-	c := d.start(t, "restore", "dcs", "--yes", "--from", "store", "--replace-healthy", "dcs")
-	c.reaches(t, "\nstop ")
-	c.kill(t)
-	h3.off(t)
-	d.run(t, "restore", "dcs", "--yes").exits(t, exitError, h3.addr, "rollback dcs --without h3")
-	d.run(t, "rollback", "dcs", "--yes", "--without", "h3").exits(t, exitPartly, "h3 could not be reached")
-	etcdtest.MustEqual(t, want, s.rows(t, s.hosts[:2]...))
+	for _, step := range []string{"stage", "stop", "exchange", "allow"} {
+		t.Run(step, func(t *testing.T) {
+			etcdtest.Put(t, s.client(t, s.hosts...), "/later", step)
+			want, id := s.rows(t, s.hosts...), clusterOf(t, s.client(t, s.hosts...))
+			d.killedAfter(t, step, "restore", "dcs", "--yes", "--from", "store", "--replace-healthy", "dcs")
+			if slices.ContainsFunc(s.hosts, func(h *host) bool { return h.startBegun(t) }) {
+				d.run(t, "restore", "dcs", "--yes").exits(t, exitOK)
+				t.Skip("killed too late: the new cluster is started, which is another test's subject")
+			}
+			h3.off(t)
+			r := d.run(t, "restore", "dcs", "--yes").exits(t, exitError, `stopped at "lock"`, "h3 on ssh://root@"+h3.addr+": unknown")
+			d.run(t, append(r.printed(t, "rollback dcs --without h3"), "--yes")...).exits(t, exitPartly, "h3 could not be reached")
+			etcdtest.MustEqual(t, want, s.rows(t, rest...))
 
-	h3.on(t)
-	if out, err := h3.try(t, "/srv/etcd.sh", "start"); err == nil {
-		t.Errorf("starts are allowed on h3, which has the new dirs: %s", out)
-	}
-	d.run(t, "restore", "dcs", "--yes").exits(t, exitError, "is unfinished", "rollback dcs")
-	d.run(t, "rollback", "dcs", "--yes").exits(t, exitOK)
-	h3.startEtcd(t)
-	etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
-	for _, h := range s.hosts {
-		if out := h.exec(t, "sh", "-c", "ls -d /srv/etcd.staged-* /srv/etcd.before-* /srv/held 2>/dev/null || true"); strings.TrimSpace(out) != "" {
-			t.Errorf("on %s there is still %s", h.name, out)
-		}
+			met := h3.refusedPeers(t)
+			h3.on(t)
+			_, held := os.Stat(h3.disk("srv", "held"))
+			if out, err := h3.try(t, "/srv/etcd.sh", "start"); (err == nil) == (held == nil) { // as the machine does when it boots
+				t.Errorf("starts on h3 are forbidden: %v, and a start ended with: %v: %s", held == nil, err, out)
+			}
+			if step == "allow" { // a new member, of a cluster that will not be
+				s.apart(t, h3, met, rest...)
+			}
+			d.run(t, "restore", "dcs", "--yes").exits(t, exitError, "is unfinished", "rollback dcs")
+			d.run(t, "rollback", "dcs", "--yes").exits(t, exitOK)
+			h3.startEtcd(t)
+			etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
+			if now := clusterOf(t, s.client(t, h3)); now != id {
+				t.Errorf("h3 is in cluster %s, not in the old one, %s", now, id)
+			}
+			s.settled(t)
+			for _, h := range s.hosts {
+				if out := h.exec(t, "sh", "-c", "ls -d /srv/etcd.staged-* /srv/etcd.before-* 2>/dev/null || true"); strings.TrimSpace(out) != "" {
+					t.Errorf("on %s there is still %s", h.name, out)
+				}
+			}
+		})
 	}
 }
 

@@ -23,6 +23,9 @@ type journal struct {
 			Done time.Time
 		}
 	}
+	Here struct {
+		StartBegun time.Time `json:"start_begun"`
+	}
 	Ended time.Time
 }
 
@@ -52,6 +55,13 @@ func (h *host) unfinished(t testing.TB) *journal {
 		}
 	}
 	return nil
+}
+
+// startBegun says whether a run that has not ended on the host has begun to start its new member.
+func (h *host) startBegun(t testing.TB) bool {
+	t.Helper()
+	j := h.unfinished(t)
+	return j != nil && !j.Here.StartBegun.IsZero()
 }
 
 // has says whether a step is done; lock is when there is a journal.
