@@ -2,7 +2,6 @@ package repository
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -115,14 +114,16 @@ func (r *Repository) read(ctx context.Context, s Named, snap catalog.Snapshot, m
 		return err
 	}
 	defer body.Close()
-	stored := &meter{r: body, h: sha256.New()}
-
-	plain := &sink{w: w, h: sha256.New()}
-	opened, failure := seal.Open(stored, r.identities, m.Sealed())
+	stored, plain := &meter{r: body, h: sha256.New()}, &sink{w: w, h: sha256.New()}
+	arriving := readAhead(stored)
+	opened, failure := seal.Open(arriving, r.identities, m.Sealed())
 	if failure == nil {
-		failure = ahead(plain, io.LimitReader(opened, want.Bytes+1)) // one more tells that there is more
-		_ = opened.Close()                                           // it ends the reading; what it can say was said by the reads
+		decoded := readAhead(io.LimitReader(opened, want.Bytes+1)) // one more tells that there is more
+		failure = pour(plain, decoded)
+		decoded.end()
+		_ = opened.Close() // it ends the reading; what it can say was said by the reads
 	}
+	arriving.end()
 	switch {
 	case stored.err != nil:
 		return stored.err
@@ -165,46 +166,13 @@ func differ(size int64, sum string, wantSize int64, wantSum string) string {
 	return fmt.Sprintf("sha256 %s, expected %s", sum, wantSum)
 }
 
+// pieceSize is how much is worked on at a time.
+const pieceSize = 1 << 20
+
 // pour copies in large pieces.
 func pour(w io.Writer, r io.Reader) error {
-	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 256<<10))
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, pieceSize))
 	return err
-}
-
-// ahead copies in large pieces, of which the next is read while w takes one.
-func ahead(w io.Writer, r io.Reader) error {
-	const size = 1 << 20
-	spare, pieces := make(chan []byte, 2), make(chan []byte)
-	spare <- make([]byte, size)
-	spare <- make([]byte, size)
-	var reading error
-	go func() {
-		defer close(pieces)
-		for reading == nil {
-			buf, ok := <-spare
-			if !ok {
-				return
-			}
-			var n int
-			n, reading = io.ReadFull(r, buf)
-			pieces <- buf[:n]
-		}
-	}()
-	var writing error
-	for p := range pieces {
-		if writing != nil {
-			continue // the last one that was read
-		}
-		if _, writing = w.Write(p); writing != nil {
-			close(spare)
-		} else {
-			spare <- p[:size]
-		}
-	}
-	if reading == io.EOF || reading == io.ErrUnexpectedEOF { //nolint:errorlint // of ReadFull: the end of r itself
-		reading = nil
-	}
-	return cmp.Or(writing, reading)
 }
 
 // meter counts and hashes what is read through it, and remembers why that ended early.
