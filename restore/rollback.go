@@ -191,6 +191,9 @@ func (x *execution) supersede(ctx context.Context, of Plan) error {
 	if err := x.releaseHolds(ctx, of.Run); err != nil {
 		x.note("the hold of run %s could not be released, so nothing is expired until it is: %v", of.Run, err)
 	}
+	if err := x.removeSpool(of.Run); err != nil { // it may have been killed before it did so itself
+		x.note("%v", err)
+	}
 	return old.applyAll(ctx, ActUnlock)
 }
 
