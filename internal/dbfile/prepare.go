@@ -136,6 +136,7 @@ func update(path string, fn func(*bolt.Tx) error) error {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:        lockTimeout,
 		NoSync:         true,
+		NoGrowSync:     true, // nor does it sync, or allocate, when it grows
 		NoFreelistSync: true, // opening it writes nothing
 		FreelistType:   bolt.FreelistMapType,
 	})
@@ -143,7 +144,6 @@ func update(path string, fn func(*bolt.Tx) error) error {
 		return err
 	}
 	db.NoFreelistSync = false
-	db.AllocSize = 64 << 10 // every member gets a copy of what the file grows by
 	return errors.Join(db.Update(fn), db.Close())
 }
 
