@@ -224,7 +224,10 @@ func compacting(t testing.TB, f *os.File) (unfinished bool) {
 func TestPreparedClustersStart(t *testing.T) {
 	for _, from := range etcdtest.Versions() {
 		for _, to := range etcdtest.Versions() {
-			t.Run(from+" to "+to, func(t *testing.T) { restore(t, from, to) })
+			t.Run(from+" to "+to, func(t *testing.T) {
+				t.Parallel()
+				restore(t, from, to)
+			})
 		}
 	}
 }
