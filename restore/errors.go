@@ -105,7 +105,7 @@ func (e *Stopped) Error() string {
 
 // onHost says where a member is, if not here.
 func onHost(host string) string {
-	if host == "" || host == "local" {
+	if host == "" || host == HostLocal {
 		return ""
 	}
 	return " on " + host

@@ -32,10 +32,13 @@ type Host interface {
 	Fetch(ctx context.Context, req FetchRequest, w io.Writer) error
 }
 
+// HostLocal is this machine.
+const HostLocal = "local"
+
 // A Member is one place where a restore builds a member.
 type Member struct {
 	Name      string  `json:"name"`
-	Host      string  `json:"host"` // as configured: local, or ssh://…
+	Host      string  `json:"host"` // as configured: HostLocal, or ssh://…
 	PeerURL   string  `json:"peer_url"`
 	ClientURL string  `json:"client_url"`
 	DataDir   string  `json:"data_dir"`
@@ -163,6 +166,8 @@ type StageRequest struct {
 	// Join stages no database but the identity of a member that a running cluster has added; db is not read then, and of the fields above
 	// only Checksum counts, as a name for what is staged.
 	Join *Join `json:"join,omitempty"`
+	// Take allows a host on this machine to move the file that it is given, where it would copy it: nobody else needs it any more.
+	Take bool `json:"-"`
 }
 
 // Join is the identity of a member that a running cluster has added.

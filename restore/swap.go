@@ -22,33 +22,49 @@ const (
 )
 
 // stage builds every member beside its old dir, all from the one prepared database, while it is predicted what that must serve. Only
-// then the first member is stopped.
+// then the first member is stopped. A member on this machine gets the prepared file itself, in the end: meanwhile that is written to disk.
 func (x *execution) stage(ctx context.Context) (string, error) {
 	cluster := map[string][]string{}
 	for _, m := range x.plan.Members {
 		cluster[m.Name] = []string{m.PeerURL}
 	}
-	want := x.plan.Prepared
-	err := each(ctx, x.targets(), func(ctx context.Context, _ int, m Placed) error {
-		if s := x.states[m.Name]; s.Place != PlaceOld {
-			return nil
-		}
-		f, err := os.Open(x.spoolFile(x.plan.Run, "db"))
+	want, path := x.plan.Prepared, x.spoolFile(x.plan.Run, "db")
+	build := func(ctx context.Context, m Placed, take bool) error {
+		f, err := os.Open(path)
 		if err != nil {
 			return fmt.Errorf("open the prepared database: %w", err)
 		}
 		defer f.Close()
 		err = m.On.Stage(ctx, StageRequest{Member: m.Member, Run: x.plan.Run, Owner: x.Owner, InitialCluster: cluster,
-			Token: x.plan.Token, Size: want.Size, Checksum: want.Checksum}, f) // a file, which a local host has the kernel copy
+			Token: x.plan.Token, Size: want.Size, Checksum: want.Checksum, Take: take}, f) // a file, which a local host has the kernel copy
 		if err == nil {
 			x.Progress.Advance(string(StepStage), want.Size)
 		}
 		return err
+	}
+	members := slices.DeleteFunc(x.targets(), func(m Placed) bool { return x.states[m.Name].Place != PlaceOld })
+	taker := -1
+	for i, m := range members {
+		if m.Host == HostLocal {
+			taker = i
+		}
+	}
+	err := each(ctx, members, func(ctx context.Context, i int, m Placed) error {
+		if i == taker {
+			return syncFile(path)
+		}
+		return build(ctx, m, false)
 	})
+	if err == nil {
+		err = x.awaitPrediction(ctx, x.plan, x.p) // it reads the file, too
+	}
+	if err == nil && taker >= 0 {
+		err = build(ctx, members[taker], true)
+	}
 	if err != nil {
 		return "", err
 	}
-	return catalog.Size(want.Size) + " for each member", x.awaitPrediction(ctx, x.plan, x.p)
+	return catalog.Size(want.Size) + " for each member", nil
 }
 
 // stop is the first barrier: no member runs, and none can be started by a service manager.

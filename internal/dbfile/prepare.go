@@ -136,9 +136,9 @@ func update(path string, fn func(*bolt.Tx) error) error {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:        lockTimeout,
 		NoSync:         true,
-		NoGrowSync:     true, // nor does it sync, or allocate, when it grows
-		NoFreelistSync: true, // opening it writes nothing
-		FreelistType:   bolt.FreelistMapType,
+		NoGrowSync:     true,                   // nor does it sync, or allocate, when it grows
+		NoFreelistSync: true,                   // opening it writes nothing
+		FreelistType:   bolt.FreelistArrayType, // the same pages each time: what is prepared again has the same bytes
 	})
 	if err != nil {
 		return err

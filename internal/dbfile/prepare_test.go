@@ -193,6 +193,42 @@ func TestPrepareEdits(t *testing.T) {
 }
 
 // TestPrepareClearsMissingLeases: a key whose lease is not in the file would stay for ever.
+// TestPrepareRepeats prepares one snapshot, with free pages in it, several times: an interrupted restore recognises what it staged.
+func TestPrepareRepeats(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 7))
+	s := newStore(t, tempFile(t, "db"), storeDefaults)
+	s.keys = randomKeys(rnd, 60)
+	for range 2000 {
+		s.step(rnd)
+	}
+	path := tempFile(t, "snapshot")
+	s.snapshot(t, path)
+	snapshot, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first []byte
+	for i := range 8 {
+		if err := os.WriteFile(path, snapshot, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := PrepareOptions{TargetRevision: 5_000_000_000, TargetVersion: "3.7.0", Members: threeMembers, Token: "t",
+			Edits: []Edit{{Key: []byte("one"), Value: make([]byte, 20_000)}, {Key: []byte("two"), Value: []byte("2")}}}
+		if _, err := Prepare(t.Context(), path, o); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = got
+		} else if !bytes.Equal(got, first) {
+			t.Fatalf("prepared for the %d. time it has other bytes", i+1)
+		}
+	}
+}
+
 func TestPrepareClearsMissingLeases(t *testing.T) {
 	path, revision := source(t)
 	r, err := CheckInChild(t.Context(), open(t, path), CheckOptions{TrailerRequired: true})

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -109,11 +110,14 @@ var newDatabase = sync.OnceValue(func() []byte {
 
 // stage stages the new database, as it comes through wrap.
 func (r *rig) stage(wrap func(io.Reader) io.Reader) error {
+	return r.h.Stage(r.t.Context(), r.stageRequest(), wrap(bytes.NewReader(newDatabase())))
+}
+
+func (r *rig) stageRequest() restore.StageRequest {
 	sum := restore.NewChecksum()
 	_, _ = sum.Write(newDatabase())
-	return r.h.Stage(r.t.Context(), restore.StageRequest{Member: r.member, Run: r.run, Owner: r.owner, Token: "token",
-		InitialCluster: map[string][]string{"etcd1": {"http://127.0.0.1:2"}}, Size: int64(len(newDatabase())), Checksum: hex.EncodeToString(sum.Sum(nil))},
-		wrap(bytes.NewReader(newDatabase())))
+	return restore.StageRequest{Member: r.member, Run: r.run, Owner: r.owner, Token: "token",
+		InitialCluster: map[string][]string{"etcd1": {"http://127.0.0.1:2"}}, Size: int64(len(newDatabase())), Checksum: hex.EncodeToString(sum.Sum(nil))}
 }
 
 func plain(r io.Reader) io.Reader { return r }
@@ -318,6 +322,50 @@ func TestStageIsWholeOrNothing(t *testing.T) {
 	}
 	if err := r.stage(plain); err != nil || !r.state().Intact {
 		t.Errorf("stage anew: %v", err)
+	}
+}
+
+// A file that nobody else needs is moved, where it lies on the same file system.
+func TestStageTakesTheFile(t *testing.T) {
+	for name, dir := range map[string]string{"the same file system": t.TempDir(), "another file system": "/dev/shm"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			r.old()
+			r.must(restore.ActLock)
+			spool, err := os.CreateTemp(dir, "prepared-")
+			if err != nil {
+				t.Skip(err)
+			}
+			defer os.Remove(spool.Name())
+			defer spool.Close()
+			if _, err := spool.Write(newDatabase()); err != nil {
+				t.Fatal(err)
+			}
+			req := r.stageRequest()
+			req.Take = true
+			req.Size++
+			if err := r.h.Stage(t.Context(), req, spool); err == nil {
+				t.Fatal("a database of another size was staged")
+			}
+			if _, err := os.Stat(spool.Name()); err != nil {
+				t.Fatalf("what was refused is gone: %v", err)
+			}
+			req.Size--
+			if _, err := spool.Seek(0, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.h.Stage(t.Context(), req, spool); err != nil {
+				t.Fatal(err)
+			}
+			staged, err := os.ReadFile(filepath.Join(r.member.DataDir+".staged-"+r.run, "member", "snap", "db"))
+			if err != nil || !bytes.Equal(staged, newDatabase()) || !r.state().Intact {
+				t.Errorf("staged %d bytes, %v; %+v", len(staged), err, r.state())
+			}
+			_, err = os.Stat(spool.Name())
+			if same := dir != "/dev/shm"; same != errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the file that was given: %v", err)
+			}
+		})
 	}
 }
 

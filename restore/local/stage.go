@@ -131,6 +131,11 @@ func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, re
 		} else if info.Size() != req.Size {
 			return fmt.Errorf("the database has %d bytes, not %d", info.Size(), req.Size)
 		}
+		if req.Take {
+			if moved, err := p.take(dir, f.Name()); moved || err != nil {
+				return err
+			}
+		}
 		return dbfile.Stage(ctx, dir, f)
 	}
 	if t, ok := db.(restore.Transfer); ok {
@@ -148,6 +153,21 @@ func (p *place) fill(ctx context.Context, dir dbfile.MemberDir, db io.Reader, re
 		return fmt.Errorf("the database arrived with %d bytes and checksum %s, not %d and %s", count.n, got, req.Size, req.Checksum)
 	}
 	return nil
+}
+
+// take builds the data dir around the database at path itself, unless that lies on another file system.
+func (p *place) take(dir dbfile.MemberDir, path string) (moved bool, err error) {
+	err = os.Rename(path, p.arriving())
+	if errors.Is(err, syscall.EXDEV) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := dbfile.StageMoved(dir, p.arriving()); err != nil {
+		return false, err
+	}
+	return true, copyLabel(dir.DataDir, dir.DataDir) // not that of where the file was
 }
 
 // describe records the staged units.
