@@ -32,7 +32,8 @@ HOST_PROGRAMS := sshd sudo ip systemd-nspawn debootstrap
 
 # The race detector needs cgo, and so a C compiler; without one tests run without it.
 RACE      := $(shell printf '\043include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1 && echo -race)
-TESTFLAGS := $(RACE) -timeout 25m -p 2
+# Tests start the program, of which the cache of test results knows nothing: they run each time.
+TESTFLAGS := $(RACE) -count 1 -timeout 25m -p 2
 FUZZTIME  := 10s
 SOAK      := 4m
 
