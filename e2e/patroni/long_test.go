@@ -282,7 +282,7 @@ func TestNoUsableBackup(t *testing.T) {
 	l := newLab(t, labOptions{})
 	l.writer.more(50)
 	l.etcd.Kill(t)
-	l.requorum("restore", "dcs", "--yes", "--from", "store").exits(t, exitNothing, "requorum import")
+	l.requorum("restore", "dcs", "--yes", "--from", "store").exits(t, exitNothing, "--from file:FILE")
 	l.restore(agents.NoLoss)
 	l.writer.more(20)
 	backups, err := filepath.Glob(filepath.Join(l.dir, "store", "dcs", "snapshots", "*", "*", "db.zst*"))
