@@ -242,14 +242,6 @@ func (r *Restorer) edit(ctx context.Context, plan *Plan, p *prepared, report dbf
 
 func hexID(id uint64) string { return fmt.Sprintf("%016x", id) }
 
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
 func copyFile(ctx context.Context, dst *os.File, path string, progress func(int64)) error {
 	f, err := os.Open(path)
 	if err != nil {

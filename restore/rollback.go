@@ -137,6 +137,11 @@ func (r *Restorer) revertRun(ctx context.Context, plan Plan, begun time.Time, re
 			plan.Steps = append(plan.Steps, r.step(kind))
 		}
 	}
+	return r.undo(ctx, plan, resumed, begun)
+}
+
+// undo does the steps that put old dirs back, once a person has agreed to them.
+func (r *Restorer) undo(ctx context.Context, plan Plan, resumed bool, begun time.Time) (Report, error) {
 	x := &execution{Restorer: r, plan: &plan, begun: begun, resumed: resumed}
 	if r.Confirm != nil && !resumed {
 		asked := r.Now()

@@ -2,7 +2,6 @@ package restore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,16 +83,7 @@ func (r *Restorer) retire(ctx context.Context, s *strays, begun time.Time) (Repo
 			plan.Steps = append(plan.Steps, r.step(kind))
 		}
 	}
-	x := &execution{Restorer: &alone, plan: &plan, begun: begun, resumed: resumed}
-	if r.Confirm != nil && !resumed {
-		asked := r.Now()
-		yes, err := r.Confirm(ctx, plan)
-		x.waiting.Person += r.Now().Sub(asked).Seconds()
-		if err != nil || !yes {
-			return Report{}, errors.Join(err, ErrDeclined)
-		}
-	}
-	return x.execute(ctx)
+	return alone.undo(ctx, plan, resumed, begun)
 }
 
 // retires says whether the plan takes strays out of service.

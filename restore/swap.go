@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/storage/catalog"
 )
 
@@ -51,7 +52,7 @@ func (x *execution) stage(ctx context.Context) (string, error) {
 	}
 	err := each(ctx, members, func(ctx context.Context, i int, m Placed) error {
 		if i == taker {
-			return syncFile(path)
+			return dbfile.Sync(path)
 		}
 		return build(ctx, m, false)
 	})

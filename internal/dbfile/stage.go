@@ -177,15 +177,16 @@ func settle(dir string) error {
 		if err := os.Chmod(path, mode); err != nil {
 			return err
 		}
-		return syncPath(path)
+		return Sync(path)
 	})
 	if err != nil {
 		return err
 	}
-	return syncPath(filepath.Dir(dir))
+	return Sync(filepath.Dir(dir))
 }
 
-func syncPath(path string) error {
+// Sync waits until what a file or directory holds is on disk.
+func Sync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
