@@ -73,9 +73,11 @@ func TestVerify(t *testing.T) {
 				l.etcd.Delete(dir + "members/db3")
 				l.nodes[2].says = "not yet"
 				time.AfterFunc(300*time.Millisecond, func() {
-					l.do(func() { l.nodes[2].says = "" })
-					l.register(l.nodes[2])
-					l.lead(l.nodes[0])
+					l.do(func() {
+						l.nodes[2].says = ""
+						l.register(l.nodes[2])
+						l.lead(l.nodes[0])
+					})
 				})
 			},
 		},
