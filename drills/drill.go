@@ -24,6 +24,8 @@ type Repository interface {
 	restore.Backups
 	Runs(ctx context.Context, since time.Time) ([]catalog.Run, error)
 	Record(ctx context.Context, run catalog.Run) error
+	// MarkDrilled records what a drill found beside the backup.
+	MarkDrilled(ctx context.Context, snap catalog.Snapshot, found catalog.Rehearsal) error
 	Shelf
 }
 
@@ -32,6 +34,7 @@ type Shelf interface {
 	StoreDrill(ctx context.Context, d catalog.Drill, files map[string][]byte) error
 	Drills(ctx context.Context) ([]repository.StoredDrill, error)
 	DrillFile(ctx context.Context, d catalog.Drill, file, store string) ([]byte, error)
+	DrillFailure(ctx context.Context, d catalog.Drill) (string, error)
 }
 
 // Etcd is a client of the restored cluster. Its methods may be called at once.
@@ -142,7 +145,7 @@ func newDrill(o Options) *drill {
 
 // Run drills in a sandbox. The report says what came out, also beside an error, which is what the drill failed with: [ErrObjective] when
 // only an objective was missed. It is stored, and so is a record of the run, unless ctx ended: an interrupted drill proves nothing and
-// leaves nothing. That the report could not be stored everywhere is a [*StoreFailure] beside the rest.
+// leaves nothing. What it found about the data of the backup is marked beside that. That the report could not be stored everywhere is a [*StoreFailure] beside the rest.
 func Run(ctx context.Context, o Options) (Report, error) {
 	d := newDrill(o)
 	Sweep(ctx, d.Dir, d.Log)

@@ -91,10 +91,11 @@ func lasted(r *Report, asked Asked) {
 // finish gives the drill its outcome, stores the evidence, and returns both.
 func (d *drill) finish(ctx context.Context, err error) (Report, error) {
 	d.report.Steps = d.steps
-	return d.Common.finish(ctx, &d.report, err)
+	return d.Common.finish(ctx, &d.report, d.snap, err)
 }
 
-func (c *Common) finish(ctx context.Context, r *Report, err error) (Report, error) {
+// finish is about snap, the backup that the drill restored; the zero one if it came to none.
+func (c *Common) finish(ctx context.Context, r *Report, snap catalog.Snapshot, err error) (Report, error) {
 	r.Outcome = Proven
 	switch {
 	case errors.Is(err, ErrObjective):
@@ -109,6 +110,7 @@ func (c *Common) finish(ctx context.Context, r *Report, err error) (Report, erro
 			_, _ = judge(r, Asked{}) // measured, if not judged: the failure stands for itself
 		}
 	}
+	mark := c.finding(r, snap)
 	var trendErr error
 	if r.Trend, trendErr = Trend(ctx, c.Repository, trendLength); trendErr != nil {
 		r.Notes = append(r.Notes, "the trend may be incomplete: "+trendErr.Error())
@@ -123,10 +125,36 @@ func (c *Common) finish(ctx context.Context, r *Report, err error) (Report, erro
 		return *r, errors.Join(err, fileErr)
 	}
 	storeErr := errors.Join(c.Repository.StoreDrill(ctx, drill, files), c.Repository.Record(ctx, c.record(r)))
+	if mark != nil { // after what it refers to
+		storeErr = errors.Join(storeErr, c.Repository.MarkDrilled(ctx, snap, *mark))
+	}
 	if storeErr != nil {
 		err = errors.Join(err, &StoreFailure{storeErr})
 	}
 	return *r, err
+}
+
+// The exit codes that are verdicts about a backup's data: that it holds nothing to restore, and that it is not what it must be. All others are about
+// the machine, the keys, the configuration or the agents of the drill.
+const (
+	codeNothing = 10
+	codeVerify  = 13
+)
+
+// finding is what the drill found about the backup; nil if it came to no verdict about it, which the report notes.
+func (c *Common) finding(r *Report, snap catalog.Snapshot) *catalog.Rehearsal {
+	found := &catalog.Rehearsal{Drill: catalog.Drill{ID: r.ID, Time: r.Started}, Failed: r.Outcome == Failed}
+	switch {
+	case snap.ID == "":
+		return nil
+	case !found.Failed:
+	case r.Failure.Code == codeNothing, r.Failure.Code == codeVerify:
+		r.Notes = append(r.Notes, fmt.Sprintf("this speaks against backup %s: it is marked, so that lists, show and the plan of a restore from it say so, until a drill restores it", snap.ID))
+	default:
+		r.Notes = append(r.Notes, fmt.Sprintf("this is no verdict about the data of backup %s, which is not marked", snap.ID))
+		return nil
+	}
+	return found
 }
 
 // files are the report as it is stored.

@@ -39,7 +39,7 @@ func RunLive(ctx context.Context, o LiveOptions) (Report, error) {
 		err = l.take("objective", func() ([]string, error) { return judge(&l.report, l.Asked) })
 	}
 	l.report.Steps = l.steps
-	return l.finish(ctx, &l.report, err)
+	return l.finish(ctx, &l.report, l.taken(), err)
 }
 
 // live is one execution.
@@ -63,6 +63,12 @@ func (l *live) backedUp(ctx context.Context) error {
 		l.report.Backup = &m.HashKV
 		return []string{fmt.Sprintf("backup %s of %s, revision %d, %s, %s, in %s", m.ID, m.Time.Format(time.RFC3339), m.Revision, catalog.Count(m.Keys, "key"), catalog.Size(m.Data.Bytes), strings.Join(stores, ", "))}, nil
 	})
+}
+
+// taken is the backup that was taken, as a listing shows it.
+func (l *live) taken() catalog.Snapshot {
+	s := l.report.Source
+	return catalog.Snapshot{ID: s.ID, Line: s.Line, Time: s.Time, Stores: s.Stores}.At(s.Revision)
 }
 
 func (l *live) restored(ctx context.Context) error {

@@ -12,7 +12,7 @@ import (
 const Format = 1
 
 // RecordKind is the kind of the records that drills leave among the runs of a cluster.
-const RecordKind = "drill"
+const RecordKind = catalog.DrillRecords
 
 // Kind tells the two kinds of drills apart.
 type Kind string
@@ -30,7 +30,7 @@ type Outcome string
 const (
 	Proven Outcome = "ok"
 	Missed Outcome = "partly" // the restore is proven, an objective was missed
-	Failed Outcome = "failed"
+	Failed Outcome = catalog.DrillFailed
 )
 
 // Restored says whether the drill proved a restore, be it too slow.

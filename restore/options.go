@@ -93,6 +93,8 @@ type Records interface {
 	Runs(ctx context.Context, since time.Time) ([]catalog.Run, error)
 	Record(ctx context.Context, run catalog.Run) error
 	OpenLine(ctx context.Context, line catalog.Line) error
+	// DrillFailure says why a drill failed.
+	DrillFailure(ctx context.Context, d catalog.Drill) (string, error)
 }
 
 // Holds keep backups from being expired while a restore is under way. *repository.Repository is one.

@@ -114,7 +114,7 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	}
 	checks, more := r.checks(o, src)
 	refusals = append(refusals, more...)
-	plan.Checks = append(checks, r.oldCheck(ctx)...)
+	plan.Checks = slices.Concat(checks, r.oldCheck(ctx), r.drillCheck(ctx, known, src))
 	source := ""
 	if src != nil {
 		source = src.ID

@@ -244,6 +244,10 @@ func proven(s catalog.Snapshot) string {
 	switch {
 	case s.Failed():
 		return "its verification failed at " + stamp(s.FailedAt)
+	case s.Drilled.Failed:
+		return "its drill failed at " + stamp(s.Drilled.Time)
+	case s.Drilled.Known() && s.Drilled.Time.After(s.VerifiedAt):
+		return "restored in a drill at " + stamp(s.Drilled.Time)
 	case !s.VerifiedAt.IsZero():
 		return "verified at " + stamp(s.VerifiedAt)
 	}

@@ -39,6 +39,22 @@ type listed struct {
 	Stores      []string   `json:"stores"`
 	VerifiedAt  *time.Time `json:"verified_at"`
 	Failed      bool       `json:"failed"`
+	Drill       *drilledBy `json:"drill"` // the newest that came to a verdict about it; null: none
+}
+
+// drilledBy is what a drill found about a backup.
+type drilledBy struct {
+	ID   string    `json:"id"`
+	Time time.Time `json:"time"`
+	OK   bool      `json:"ok"`
+	Why  string    `json:"why,omitempty"` // it failed; in show
+}
+
+func drilled(s catalog.Snapshot) *drilledBy {
+	if !s.Drilled.Known() {
+		return nil
+	}
+	return &drilledBy{ID: s.Drilled.ID, Time: s.Drilled.Time, OK: !s.Drilled.Failed}
 }
 
 // targets are the named cluster, or all of them.
@@ -106,10 +122,17 @@ func (a *app) list(ctx context.Context, from sourceFlags, args []string) error {
 		case r.VerifiedAt != nil:
 			verdict = ageOf(now, *r.VerifiedAt) + " ago"
 		}
+		drill := "-"
+		switch {
+		case r.Drill != nil && r.Drill.OK:
+			drill = ageOf(now, r.Drill.Time) + " ago"
+		case r.Drill != nil:
+			drill = "FAILED"
+		}
 		table = append(table, []string{r.Cluster, r.ID, r.Line, r.Time.Format(time.RFC3339), ageOf(now, r.Time), strconv.FormatInt(r.Revision, 10),
-			catalog.Size(r.StoredBytes), sealed, strings.Join(r.Stores, ","), verdict})
+			catalog.Size(r.StoredBytes), sealed, strings.Join(r.Stores, ","), verdict, drill})
 	}
-	if err := a.table([]string{"CLUSTER", "ID", "LINE", "TIME", "AGE", "REVISION", "STORED", "SEALED", "STORES", "VERIFIED"}, table); err != nil {
+	if err := a.table([]string{"CLUSTER", "ID", "LINE", "TIME", "AGE", "REVISION", "STORED", "SEALED", "STORES", "VERIFIED", "DRILLED"}, table); err != nil {
 		return err
 	}
 	if len(rows) == 0 {
@@ -130,7 +153,7 @@ func listing(cluster string, snaps []catalog.Snapshot) []listed {
 	rows := []listed{}
 	for _, s := range snaps {
 		row := listed{ID: s.ID, Cluster: cluster, Line: s.Line, Revision: s.Revision, Time: s.Time, StoredBytes: s.StoredBytes,
-			Encrypted: s.Encrypted, Stores: s.Stores, Failed: s.Failed()}
+			Encrypted: s.Encrypted, Stores: s.Stores, Failed: s.Failed(), Drill: drilled(s)}
 		if !s.VerifiedAt.IsZero() {
 			row.VerifiedAt = &s.VerifiedAt
 		}

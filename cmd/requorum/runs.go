@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,18 +87,46 @@ func (a *app) runs(ctx context.Context, args []string, since string, last int) e
 			if !r.Ended.IsZero() {
 				took = r.Ended.Sub(r.Started).Round(100 * time.Millisecond).String()
 			}
-			what := r.Snapshot
-			if r.Error != "" {
-				what = shorten(r.Error, 80)
-			}
-			rows = append(rows, []string{of.Cluster, r.ID, r.Kind, r.Outcome, r.Started.Format(time.RFC3339), took, r.Host, what})
+			rows = append(rows, []string{of.Cluster, r.ID, r.Kind, r.Outcome, r.Started.Format(time.RFC3339), took, r.Host, about(r)})
 		}
 		if u := of.Unfinished; u != nil {
-			rows = append(rows, []string{of.Cluster, u.Plan.Run, string(u.Plan.Kind), "UNFINISHED", u.Plan.Started.Format(time.RFC3339), "-", u.Plan.Members[0].Host, u.Plan.Source.ID})
+			rows = append(rows, []string{of.Cluster, u.Plan.Run, string(u.Plan.Kind), "UNFINISHED", u.Plan.Started.Format(time.RFC3339), "-", u.Plan.Members[0].Host, sourceWords(u.Plan.Source.Kind, u.Plan.Source.ID)})
 		}
 	}
 	if len(rows) == 0 {
 		a.say("no runs since %s", from.Format(time.RFC3339))
 	}
 	return a.table([]string{"CLUSTER", "RUN", "KIND", "OUTCOME", "STARTED", "TOOK", "HOST", "WHAT"}, rows)
+}
+
+// about is what a run worked on, or what it failed with.
+func about(r catalog.Run) string {
+	var detail struct {
+		Source  restore.ReportSource `json:"source"`
+		Members []struct {
+			Name string `json:"name"`
+		} `json:"members"`
+	}
+	switch {
+	case r.Error != "":
+		return shorten(r.Error, 80)
+	case r.Snapshot != "":
+		return r.Snapshot
+	case json.Unmarshal(r.Detail, &detail) != nil: // not one of a restore
+		return ""
+	case r.Kind == string(restore.PlanReplace) && len(detail.Members) > 0:
+		return "member " + detail.Members[0].Name
+	}
+	return sourceWords(detail.Source.Kind, detail.Source.ID)
+}
+
+// sourceWords names what a restore was made of.
+func sourceWords(kind, id string) string {
+	switch kind {
+	case "before":
+		return "the dirs before " + id
+	case "survivor", "file", "cluster":
+		return kind + " " + id
+	}
+	return id
 }

@@ -54,17 +54,24 @@ func (a *app) show(ctx context.Context, from sourceFlags, name, ref string) erro
 		return err
 	}
 	facts, factsErr := repo.Facts(ctx, snap, m)
+	drill := drilled(snap)
+	if drill != nil && !drill.OK {
+		if drill.Why, err = repo.DrillFailure(ctx, snap.Drilled.Drill); err != nil {
+			a.say("warning: why its drill failed is not known: %v", err)
+		}
+	}
 	if a.json() {
 		out := struct {
 			catalog.Manifest
 			AgentFacts *catalog.Facts `json:"agent_facts,omitempty"`
-		}{Manifest: m}
+			Drill      *drilledBy     `json:"drill"`
+		}{Manifest: m, Drill: drill}
 		if factsErr == nil {
 			out.AgentFacts = &facts
 		}
 		return a.printJSON(out)
 	}
-	a.showManifest(snap, m)
+	a.showManifest(snap, m, drill)
 	if factsErr != nil {
 		a.say("its agents and leased keys cannot be shown: %v", factsErr)
 		return nil
@@ -73,7 +80,7 @@ func (a *app) show(ctx context.Context, from sourceFlags, name, ref string) erro
 	return nil
 }
 
-func (a *app) showManifest(snap catalog.Snapshot, m catalog.Manifest) {
+func (a *app) showManifest(snap catalog.Snapshot, m catalog.Manifest, drill *drilledBy) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(a.out, "%-14s %s\n", name, strings.TrimSpace(fmt.Sprintf(format, args...)))
 	}
@@ -108,6 +115,14 @@ func (a *app) showManifest(snap catalog.Snapshot, m catalog.Manifest) {
 		line("verdict", "verified at %s", snap.VerifiedAt.Format(time.RFC3339))
 	default:
 		line("verdict", "not verified since it was taken")
+	}
+	switch {
+	case drill == nil:
+		line("drill", "in none that came to a verdict about it")
+	case drill.OK:
+		line("drill", "restored in %s at %s", drill.ID, drill.Time.Format(time.RFC3339))
+	default:
+		line("drill", "FAILED in %s at %s: %s", drill.ID, drill.Time.Format(time.RFC3339), orUnknown(drill.Why))
 	}
 }
 

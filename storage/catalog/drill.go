@@ -16,6 +16,12 @@ const (
 	DrillSignature = "sig" // 64 bytes of ed25519 over the JSON
 )
 
+// DrillRecords is the kind of the records that drills leave among the runs of a cluster.
+const DrillRecords = "drill"
+
+// DrillFailed is the outcome that the record of a failed drill has.
+const DrillFailed = "failed"
+
 // Drill is a drill as the keys of its report tell it.
 type Drill struct {
 	ID   string
@@ -52,4 +58,27 @@ func ParseDrillKey(key string) (d Drill, file string, ok bool) {
 		return Drill{}, "", false
 	}
 	return d, file, true
+}
+
+// FailureKey returns the key of the record of d as a drill that failed. The record says why.
+func (d Drill) FailureKey() string {
+	return RunKey(Run{ID: d.ID, Kind: DrillRecords, Outcome: DrillFailed, Started: d.Time})
+}
+
+// Rehearsal is what a drill found about the backup that it restored: that it restores, or that its data is not what it must be. A drill
+// that failed for another reason, of the machine that it ran on, say, comes to no verdict about the backup and leaves none.
+type Rehearsal struct {
+	Drill  // the zero one: no drill
+	Failed bool
+}
+
+// Known says whether there was a drill at all.
+func (r Rehearsal) Known() bool { return r.ID != "" }
+
+// newer is the later of the two; of one second, the one that failed.
+func (r Rehearsal) newer(o Rehearsal) Rehearsal {
+	if !r.Known() || o.Time.After(r.Time) || o.Time.Equal(r.Time) && o.Failed && o.Known() {
+		return o
+	}
+	return r
 }

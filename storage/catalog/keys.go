@@ -5,7 +5,8 @@
 // All keys are relative to the repository's path. They are part of the stored format:
 //
 //	lines/<time>-<line>.json
-//	snapshots/<line>/<time>-<revision>-<id>/{manifest.json,db.zst[.age],facts.json.zst[.age],verified-<time>,failed-<time>}
+//	snapshots/<line>/<time>-<revision>-<id>/{manifest.json,db.zst[.age],facts.json.zst[.age],verified-<time>,failed-<time>,
+//	    drilled-<time>-<drill>,drill-failed-<time>-<drill>}
 //	runs/<time>-<kind>-<outcome>-<run>.json
 //	holds/<run>.json
 //	drills/<time>-<drill>.{json,html,sig}
@@ -47,6 +48,9 @@ const (
 	sealedSuffix   = ".age"
 	verifiedPrefix = "verified-"
 	failedPrefix   = "failed-"
+
+	drilledPrefix     = "drilled-"
+	drillFailedPrefix = "drill-failed-"
 )
 
 // formatTime writes t as a key does.

@@ -14,6 +14,7 @@ const (
 	otherLine  = "l9876543210z"
 	testBackup = "babcdefghjkm"
 	testRun    = "rabcdefghjkm"
+	testDrill  = "dabcdefghjkm"
 )
 
 func testSnapshot(revision int64) Snapshot {
@@ -34,10 +35,13 @@ func TestKeys(t *testing.T) {
 		s.FactsKey():         folder + "facts.json.zst",
 		s.VerifiedKey(local): folder + "verified-20261122T055500Z",
 		s.FailedKey(local):   folder + "failed-20261122T055500Z",
-		sealed.DataKey():     folder + "db.zst.age",
-		sealed.FactsKey():    folder + "facts.json.zst.age",
-		late.DataKey():       folder + "db.zst.age",
-		late.ManifestKey():   strings.Replace(folder, "0001234-", "0001300-", 1) + "manifest.json",
+		s.DrilledKey(Rehearsal{Drill: Drill{ID: testDrill, Time: local}}):               folder + "drilled-20261122T055500Z-dabcdefghjkm",
+		s.DrilledKey(Rehearsal{Drill: Drill{ID: testDrill, Time: local}, Failed: true}): folder + "drill-failed-20261122T055500Z-dabcdefghjkm",
+		Drill{ID: testDrill, Time: local}.FailureKey():                                  "runs/20261122T055500Z-drill-failed-dabcdefghjkm.json",
+		sealed.DataKey():   folder + "db.zst.age",
+		sealed.FactsKey():  folder + "facts.json.zst.age",
+		late.DataKey():     folder + "db.zst.age",
+		late.ManifestKey(): strings.Replace(folder, "0001234-", "0001300-", 1) + "manifest.json",
 		LineKey(Line{Line: testLine, Time: local}): "lines/20261122T055500Z-l0123456789a.json",
 		HoldKey(testRun): "holds/rabcdefghjkm.json",
 		RunKey(Run{ID: testRun, Kind: "replace-member", Outcome: "ok", Started: local}): "runs/20261122T055500Z-replace-member-ok-rabcdefghjkm.json",

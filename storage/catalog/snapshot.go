@@ -40,6 +40,9 @@ type Snapshot struct {
 	VerifiedAt, FailedAt time.Time
 
 	Damaged []string // the stores whose own copy's newest verdict is failed
+
+	// Drilled is what the newest drill that came to a verdict found about the backup, whichever copy it read; zero for none.
+	Drilled Rehearsal
 }
 
 // NewSnapshot names a backup that does not exist yet. Revision is that of the member as the stream opens; see
@@ -98,6 +101,15 @@ func (s Snapshot) VerifiedKey(t time.Time) string { return s.Prefix + verifiedPr
 
 // FailedKey returns the key of a verdict at t: failed.
 func (s Snapshot) FailedKey(t time.Time) string { return s.Prefix + failedPrefix + formatTime(t) }
+
+// DrilledKey returns the key of what a drill found.
+func (s Snapshot) DrilledKey(r Rehearsal) string {
+	prefix := drilledPrefix
+	if r.Failed {
+		prefix = drillFailedPrefix
+	}
+	return s.Prefix + prefix + formatTime(r.Time) + "-" + r.ID
+}
 
 // Stem is the prefix of every object of s. Objects of other backups may have it too; see [Snapshot.Owns].
 func (s Snapshot) Stem() string { return stem(s.Line, s.Time) }
@@ -179,8 +191,27 @@ func known(name string) bool {
 	if name == manifestName {
 		return true
 	}
+	if _, ok := parseRehearsal(name); ok {
+		return true
+	}
 	_, _, ok := parseVerdict(name)
 	return ok
+}
+
+// parseRehearsal reads the name of a drill's marker.
+func parseRehearsal(name string) (r Rehearsal, ok bool) {
+	rest, found := strings.CutPrefix(name, drilledPrefix)
+	if !found {
+		if rest, r.Failed = strings.CutPrefix(name, drillFailedPrefix); !r.Failed {
+			return Rehearsal{}, false
+		}
+	}
+	at, id, found := strings.Cut(rest, "-")
+	if r.Time, ok = parseTime(at); !ok || !found || CheckID(KindDrill, id) != nil {
+		return Rehearsal{}, false
+	}
+	r.ID = id
+	return r, true
 }
 
 // parseVerdict reads the name of a marker.
@@ -206,6 +237,7 @@ type gathering struct {
 	bytes                        int64
 	committed, newest            time.Time
 	verified, failed             time.Time
+	drilled                      Rehearsal
 }
 
 func (g *gathering) add(o object, e Entry) {
@@ -230,6 +262,10 @@ func (g *gathering) add(o object, e Entry) {
 		g.sealed = g.sealed || sealed
 		return
 	}
+	if r, ok := parseRehearsal(o.name); ok {
+		g.drilled = g.drilled.newer(r)
+		return
+	}
 	t, good, _ := parseVerdict(o.name)
 	switch {
 	case good && t.After(g.verified):
@@ -242,7 +278,7 @@ func (g *gathering) add(o object, e Entry) {
 func (g *gathering) snapshot() Snapshot {
 	s := Snapshot{
 		ID: g.id, Line: g.line, Time: g.time, DataRevision: g.data, StoredBytes: g.bytes, Encrypted: g.sealed,
-		Committed: g.hasManifest, Modified: g.newest, VerifiedAt: g.verified, FailedAt: g.failed,
+		Committed: g.hasManifest, Modified: g.newest, VerifiedAt: g.verified, FailedAt: g.failed, Drilled: g.drilled,
 	}
 	if g.hasManifest {
 		s.Revision, s.Prefix, s.Modified = g.manifest, g.manifestPrefix, g.committed
@@ -296,6 +332,7 @@ func join(a, b Snapshot) Snapshot {
 	if b.Modified.Before(a.Modified) {
 		a.Modified = b.Modified
 	}
+	a.Drilled = a.Drilled.newer(b.Drilled)
 	a.StoredBytes = max(a.StoredBytes, b.StoredBytes)
 	a.Stores = append(a.Stores, b.Stores...)
 	a.Damaged = append(a.Damaged, b.Damaged...)

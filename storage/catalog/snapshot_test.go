@@ -58,6 +58,54 @@ func TestGroup(t *testing.T) {
 	}
 }
 
+// What drills found is read from names alone: the newest finding counts, of a listing and of several stores', and what is no drill's name is none.
+func TestDrilled(t *testing.T) {
+	found := func(minutes int, id string, failed bool) Rehearsal {
+		return Rehearsal{Drill{ID: id, Time: testTime.Add(time.Duration(minutes) * time.Minute)}, failed}
+	}
+	const one, two = "d00000000001", "d00000000002"
+	for _, test := range []struct {
+		name   string
+		stores [][]Rehearsal
+		want   Rehearsal
+	}{
+		{"none", [][]Rehearsal{nil, nil}, Rehearsal{}},
+		{"restored", [][]Rehearsal{{found(5, one, false)}}, found(5, one, false)},
+		{"failed since", [][]Rehearsal{{found(5, one, false), found(6, two, true)}}, found(6, two, true)},
+		{"restored since", [][]Rehearsal{{found(7, one, false), found(6, two, true)}}, found(7, one, false)},
+		{"of one second", [][]Rehearsal{{found(5, two, false), found(5, one, true)}}, found(5, one, true)},
+		{"of one second, the other way around", [][]Rehearsal{{found(5, one, true), found(5, two, false)}}, found(5, one, true)},
+		{"known to one store", [][]Rehearsal{nil, {found(5, one, true)}}, found(5, one, true)},
+		{"of two stores", [][]Rehearsal{{found(9, two, true)}, {found(5, one, false)}}, found(9, two, true)},
+	} {
+		s := testSnapshot(5)
+		all := Merge(func(yield func(string, []Snapshot) bool) {
+			for i, marks := range test.stores {
+				entries := []Entry{{s.DataKey(), 10, testTime}, {s.ManifestKey(), 1, testTime}}
+				for _, r := range marks {
+					entries = append(entries, Entry{s.DrilledKey(r), 1, testTime})
+				}
+				snaps, err := Group(listing(entries...), func(e Entry) { t.Errorf("%s: %s is not known", test.name, e.Key) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !yield(fmt.Sprintf("store%d", i), snaps) {
+					return
+				}
+			}
+		})
+		if len(all) != 1 || all[0].Drilled != test.want || all[0].Failed() || all[0].Drilled.Known() != (test.want.ID != "") {
+			t.Errorf("%s: %+v, want %+v", test.name, all, test.want)
+		}
+	}
+	for _, name := range []string{"drilled-", "drilled-20261122T055500Z", "drilled-20261122T055500Z-", "drilled-20261122T055500Z-b00000000001", "drill-failed-yesterday-d00000000001",
+		"drill-20261122T055500Z-d00000000001", "drilled-20261122T055500Z-d00000000001.age"} {
+		if r, ok := parseRehearsal(name); ok {
+			t.Errorf("%s is read as %+v", name, r)
+		}
+	}
+}
+
 func TestGroupFailsWithItsListing(t *testing.T) {
 	broken := errors.New("page 2")
 	got, err := Group(func(yield func(Entry, error) bool) {

@@ -107,3 +107,14 @@ func (r *Repository) DrillFile(ctx context.Context, d catalog.Drill, file, store
 	}
 	return nil, fmt.Errorf("report of drill %s: %w", d.ID, errors.Join(errs...))
 }
+
+// DrillFailure returns why a drill failed, from its record: the step and what was found there. One that did not fail, or that left no
+// record, is fs.ErrNotExist.
+func (r *Repository) DrillFailure(ctx context.Context, d catalog.Drill) (string, error) {
+	key := d.FailureKey()
+	run, err := readOne(ctx, r.stores, key, catalog.ParseRun)
+	if err != nil {
+		return "", fmt.Errorf("record of drill %s: %w", d.ID, err)
+	}
+	return run.Error, nil
+}

@@ -225,9 +225,33 @@ func (r *Repository) Mark(ctx context.Context, snap catalog.Snapshot, ok bool) e
 			older = snap.FailedKey(snap.FailedAt)
 		}
 	}
-	body := []byte(word + " " + now.Format(time.RFC3339) + "\n")
-	err = r.each(stores, func(_ int, s Named) error {
-		if err := put(ctx, s.Store, key, body); err != nil {
+	return r.mark(ctx, stores, snap, key, older, word+" "+now.Format(time.RFC3339))
+}
+
+// MarkDrilled records in the stores that snap names what a drill found about it; see [Repository.Mark]. The older marker of the same finding that
+// snap knows is removed where that is allowed.
+func (r *Repository) MarkDrilled(ctx context.Context, snap catalog.Snapshot, found catalog.Rehearsal) error {
+	stores, err := r.of(snap.Stores)
+	if err != nil {
+		return err
+	}
+	if err := found.Check(); err != nil {
+		return err
+	}
+	older, word := "", "restored"
+	if found.Failed {
+		word = "failed"
+	}
+	if snap.Drilled.Known() && snap.Drilled.Failed == found.Failed {
+		older = snap.DrilledKey(snap.Drilled)
+	}
+	return r.mark(ctx, stores, snap, snap.DrilledKey(found), older, fmt.Sprintf("%s in drill %s of %s", word, found.ID, found.Time.UTC().Format(time.RFC3339)))
+}
+
+// mark writes a marker and removes the older one that it takes the place of, if there is one.
+func (r *Repository) mark(ctx context.Context, stores []Named, snap catalog.Snapshot, key, older, words string) error {
+	err := r.each(stores, func(_ int, s Named) error {
+		if err := put(ctx, s.Store, key, []byte(words+"\n")); err != nil {
 			return err
 		}
 		if older == "" || older >= key {
@@ -240,7 +264,7 @@ func (r *Repository) Mark(ctx context.Context, snap catalog.Snapshot, ok bool) e
 	})
 	if err != nil {
 		return fmt.Errorf("the verdict %q on backup %s could not be recorded, so list and retention do not know it (writing %s needs the right to put): %w",
-			word, snap.ID, key, err)
+			words, snap.ID, key, err)
 	}
 	return nil
 }
