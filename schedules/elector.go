@@ -242,15 +242,35 @@ func (e *Elector) while(ctx context.Context, holds func(epoch) bool) {
 	}
 }
 
-// lead campaigns for the name while this replica is its favourite under the session, starts work when it is elected, and resigns when
+// lead campaigns for the name while this replica is its favourite under the session, starts work when it is elected, and withdraws when
 // it is not the favourite any more.
 func (e *Elector) lead(ctx context.Context, session *concurrency.Session, name string, start func(ctx context.Context, t Term, ended func())) {
 	mine := func(now epoch) bool { return now.session == session && now.favours(name) }
-	election := concurrency.NewElection(session, e.o.Prefix+"/clusters/"+name)
-	if err := e.campaign(ctx, session, election, mine); err != nil {
-		if now, changed := e.now(); ctx.Err() == nil && mine(now) {
+	// What is asked of the election outlasts ctx by the time of a lease: a key that stayed behind would keep all others from being elected for as long as the session
+	// lives, and a request to put one that is cancelled may be carried out after the one that deletes it.
+	asking, cancel := context.WithCancel(session.Ctx())
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		sleep(asking, nil, e.o.Lease)
+		cancel()
+	})()
+	c := candidacy{client: session.Client(), lease: session.Lease(), id: e.o.ID, folder: e.o.Prefix + "/clusters/" + name + "/"}
+	defer func() {
+		if err := c.withdraw(asking); err != nil && session.Ctx().Err() == nil {
+			e.o.Log.Warn("leadership could not be handed over; it ends with the lease", "cluster", name, "error", err)
+		}
+	}()
+
+	waiting, leave := context.WithCancel(ctx)
+	defer leave()
+	go func() {
+		e.while(waiting, mine)
+		leave()
+	}()
+	if err := c.elected(waiting, asking); err != nil {
+		if ctx.Err() == nil && waiting.Err() == nil {
 			e.o.Log.Warn("the campaign failed", "cluster", name, "error", err)
-			sleep(ctx, changed, time.Second)
+			sleep(waiting, nil, time.Second)
 		}
 		return
 	}
@@ -261,36 +281,8 @@ func (e *Elector) lead(ctx context.Context, session *concurrency.Session, name s
 		unhook()
 		stop(nil)
 	})
-	e.while(ctx, mine)
+	<-waiting.Done()
 	close(yield)
-	if now, _ := e.now(); now.session != session {
-		return
-	}
-	resign, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.o.Lease)
-	defer cancel()
-	if err := election.Resign(resign); err != nil {
-		e.o.Log.Warn("leadership could not be handed over; it ends with the lease", "cluster", name, "error", err)
-	}
-}
-
-// campaign returns nil when this replica is elected, and an error when it was not or mine holds no more. A candidate that leaves
-// has removed its key by then, unless its session has ended: the next one of this session would have the same.
-func (e *Elector) campaign(ctx context.Context, session *concurrency.Session, election *concurrency.Election, mine func(epoch) bool) error {
-	running, leave := context.WithCancel(ctx)
-	defer leave()
-	elected := make(chan error, 1)
-	go func() {
-		elected <- election.Campaign(running, e.o.ID)
-		leave()
-	}()
-	e.while(running, mine)
-	leave()
-	select {
-	case err := <-elected:
-		return err
-	case <-session.Done():
-		return ErrLeaseLost
-	}
 }
 
 // ErrLeaseLost is why the context of a leader ended: another may lead by now.

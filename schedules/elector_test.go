@@ -8,10 +8,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/requorum/requorum/internal/etcdtest"
 )
@@ -39,11 +43,11 @@ func (r *replica) orphaned() int {
 	return len(r.orphans)
 }
 
-func startReplica(t *testing.T, c *etcdtest.Cluster, id string, lease time.Duration, names []string) *replica {
+func startReplica(t *testing.T, c *etcdtest.Cluster, id string, lease time.Duration, names []string, options ...grpc.DialOption) *replica {
 	t.Helper()
 	r := &replica{proxy: etcdtest.NewProxy(t, strings.TrimPrefix(c.Endpoints()[0], "http://")), leads: map[string]bool{}, orphans: map[string]bool{}}
 	connect := func(context.Context) (*clientv3.Client, error) {
-		return clientv3.New(clientv3.Config{Endpoints: []string{"http://" + r.proxy.Addr()}, DialTimeout: time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: time.Second})
+		return clientv3.New(clientv3.Config{Endpoints: []string{"http://" + r.proxy.Addr()}, DialTimeout: time.Second, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: time.Second, DialOptions: options})
 	}
 	r.Elector = NewElector(ElectorOptions{Connect: connect, Prefix: "/requorum/test", ID: id, Lease: lease, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -168,4 +172,58 @@ func TestReplicasSurviveEachOther(t *testing.T) {
 	c.Start(t)
 	c.WaitHealthy(t)
 	eventually(t, patience, "they share again", func() bool { return once(names, b, d) && b.orphaned()+d.orphaned() == 0 })
+}
+
+// A replica whose requests are answered late or not at all keeps no name from others: what it asked for while it was the favourite is taken back.
+func TestSlowRequestsKeepNoNameFromOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd")
+	}
+	const lease = 10 * time.Minute
+	c := etcdtest.StartCluster(t, etcdtest.Options{Members: 1})
+	names := manyNames()
+	a := startReplica(t, c, "a", lease, names)
+	eventually(t, patience, "one replica leads all", func() bool { return once(names, a) })
+
+	// What b puts is carried out at once and answered late, or carried out late, also when nobody waits for it any more.
+	late := make(chan struct{})
+	var asked, refused atomic.Int64
+	b := startReplica(t, c, "b", lease, names, grpc.WithUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+			switch {
+			case method == "/etcdserverpb.KV/Txn":
+				answered := make(chan error, 1)
+				atOnce := asked.Add(1)%2 == 0
+				go func() {
+					if !atOnce {
+						<-late
+					}
+					err := invoke(context.WithoutCancel(ctx), method, req, reply, conn, options...)
+					<-late
+					answered <- err
+				}()
+				select {
+				case err := <-answered:
+					return err
+				case <-ctx.Done():
+					return status.FromContextError(ctx.Err()).Err()
+				}
+			case method == "/etcdserverpb.KV/DeleteRange" && refused.Add(1) <= 5:
+				return status.Error(codes.DeadlineExceeded, "etcdserver: request timed out")
+			}
+			return invoke(ctx, method, req, reply, conn, options...)
+		}))
+	eventually(t, patience, "b asks for its share", func() bool { return asked.Load() > 5 })
+	d := startReplica(t, c, "d", lease, names)
+	eventually(t, patience, "d leads what only a held", func() bool { return len(d.leading()) > 2 })
+	close(late)
+	eventually(t, patience, "all share", func() bool {
+		return once(names, a, b, d) && min(len(a.leading()), len(b.leading()), len(d.leading())) > 5
+	})
+	// What they lead they can also give back, all of it.
+	d.leave()
+	eventually(t, patience, "two share what the third led", func() bool { return once(names, a, b) })
+	if refused.Load() == 0 {
+		t.Error("b has taken nothing back, so nothing was tried")
+	}
 }
