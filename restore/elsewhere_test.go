@@ -95,6 +95,22 @@ func TestElsewhere(t *testing.T) {
 		}
 		// Cut off in the middle, it says how to go on.
 		ctx, cancel := context.WithCancel(t.Context())
+		asked := errors.New("nobody can be asked")
+		unasked := watcher{t: t, never: "fetch"}
+		mute := o
+		mute.Askable, mute.Progress = func(p restore.Plan) error {
+			if p.Kind != restore.PlanRestore || len(p.Members) != count {
+				t.Errorf("asked about %+v", p)
+			}
+			return asked
+		}, unasked
+		rm, err := restore.New(mute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rm.Run(t.Context()); !errors.Is(err, asked) {
+			t.Errorf("where nobody can be asked: %v", err)
+		}
 		cut := o
 		cut.Progress, cut.Owner = canceller{cancel}, local.Owner(catalog.NewID('r'))
 		rc, err := restore.New(cut)
@@ -107,6 +123,7 @@ func TestElsewhere(t *testing.T) {
 		if !errors.As(err, &stopped) || !strings.HasPrefix(stopped.Next[0], "requorum restore "+from+" --as "+name+" --members FILE") {
 			t.Fatalf("cut off: %v", err)
 		}
+		r.Askable = func(restore.Plan) error { return asked } // what was agreed to goes on unasked
 		report, err := r.Run(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -154,3 +171,18 @@ func (c canceller) Done(stage, _ string) {
 	}
 }
 func (canceller) Say(string, ...any) {}
+
+// watcher fails the test when a stage begins that must not.
+type watcher struct {
+	t     *testing.T
+	never string
+}
+
+func (w watcher) Start(stage string, _ int64) {
+	if stage == w.never {
+		w.t.Errorf("stage %s began", stage)
+	}
+}
+func (watcher) Advance(string, int64) {}
+func (watcher) Done(string, string)   {}
+func (watcher) Say(string, ...any)    {}

@@ -53,6 +53,9 @@ type Options struct {
 	Replay func(ctx context.Context, dataDir string) error
 	// Backup takes a first backup of the new line, on behalf of run, and returns its id; nil takes none.
 	Backup func(ctx context.Context, run string) (id string, err error)
+	// Askable returns an error if Confirm cannot be put, for want of a terminal, say. It is called with no more of the plan than its kind and members,
+	// before anything of it is looked up or fetched; nil means that it can.
+	Askable func(plan Plan) error
 	// Confirm puts the ordinary question, with the plan; nil means yes.
 	Confirm func(ctx context.Context, plan Plan) (bool, error)
 

@@ -95,6 +95,9 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	if len(plan.Members) == 0 {
 		return nil, errors.New("every member is left out with --without: nothing would be rebuilt")
 	}
+	if err := r.askable(*plan); err != nil {
+		return nil, err
+	}
 	begun := r.Now()
 	known, err := r.look(ctx)
 	if err != nil {
@@ -166,6 +169,13 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	}
 	plan.finish(StepPrepare, begun, r.Now())
 	return p, nil
+}
+
+func (r *Restorer) askable(plan Plan) error {
+	if r.Askable == nil {
+		return nil
+	}
+	return r.Askable(plan)
 }
 
 // fileFacts takes from the file what the catalog did not say.

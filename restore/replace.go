@@ -112,6 +112,9 @@ func (r *Restorer) planReplace(ctx context.Context, name string) (Plan, error) {
 			plan.Steps = append(plan.Steps, r.step(kind))
 		}
 	}
+	if err := r.askable(plan); err != nil {
+		return plan, err
+	}
 	o, err := r.observe(ctx, "", true)
 	if err != nil {
 		return plan, err

@@ -161,6 +161,9 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 		return result.ID, err
 	}
 	if !f.yes {
+		if !f.plan {
+			o.Askable = t.askable
+		}
 		o.Confirm = func(ctx context.Context, plan restore.Plan) (yes bool, err error) {
 			t.reporter.Aside(func() { yes, err = t.confirm(ctx, plan) })
 			return yes, err
@@ -224,15 +227,23 @@ func prefixes(keys []config.KeyPrefix) []string {
 	return all
 }
 
+// askable refuses to plan what could not be asked about in the end.
+func (t *target) askable(plan restore.Plan) error {
+	if isTerminal(t.in) {
+		return nil
+	}
+	what := "every member"
+	if plan.Replace != nil {
+		what = "member " + plan.Replace.Member
+	}
+	return usage("a %s changes %s of %s and must be confirmed: there is no terminal to ask on, so give --yes; --dry-run shows the plan", plan.Kind, what, t.cluster.Name)
+}
+
 // confirm puts the ordinary question.
 func (t *target) confirm(ctx context.Context, plan restore.Plan) (bool, error) {
 	fmt.Fprint(t.err, plan.Text())
-	if !isTerminal(t.in) {
-		what := "every member"
-		if plan.Replace != nil {
-			what = "member " + plan.Replace.Member
-		}
-		return false, usage("a %s changes %s of %s and must be confirmed: there is no terminal to ask on, so give --yes", plan.Kind, what, t.cluster.Name)
+	if err := t.askable(plan); err != nil { // going back to the old dirs needs no planning, and so was not asked before
+		return false, err
 	}
 	line, err := t.ask(ctx, "\nType the name of the cluster to go on: ")
 	return err == nil && line == t.cluster.Name, err
