@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -65,16 +66,51 @@ func (a *app) sshOptions(cfg *config.Config) ssh.Options {
 	return o
 }
 
+// A dialer connects to host:port.
+type dialer func(ctx context.Context, addr string) (net.Conn, error)
+
 // tunnel is how etcd is reached: from here, or, where a member lives behind jump hosts, from its own machine.
-func (t *target) tunnel() func(ctx context.Context, addr string) (net.Conn, error) {
+func (t *target) tunnel() dialer {
 	through := ssh.NewTunnel(t.sshOptions(t.cfg))
 	return func(ctx context.Context, addr string) (net.Conn, error) {
 		for _, m := range t.cluster.Members {
 			if u, err := url.Parse(string(m.ClientURL)); err == nil && !m.Host.Local() && u.Host == addr {
-				return through.Dial(ctx, string(m.Host), addr)
+				return through.Dial(ctx, addr, string(m.Host))
 			}
 		}
-		return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		return through.Dial(ctx, addr)
+	}
+}
+
+// agentTunnel is how agents are reached where members live behind jump hosts, nil where none does: from here, or from the machine that the agent shares
+// with a member, or, if it shares none, from any machine of a member.
+func (t *target) agentTunnel() dialer {
+	through := ssh.NewTunnel(t.sshOptions(t.cfg))
+	var hosts []string
+	shared := map[string][]string{} // by the names of machines
+	for _, m := range t.cluster.Members {
+		host := string(m.Host)
+		if m.Host.Local() || !through.Leads(host) {
+			continue
+		}
+		if !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+		for _, raw := range []string{string(m.ClientURL), string(m.PeerURL), host} {
+			if u, err := url.Parse(raw); err == nil && !slices.Contains(shared[u.Hostname()], host) {
+				shared[u.Hostname()] = append(shared[u.Hostname()], host)
+			}
+		}
+	}
+	if len(hosts) == 0 {
+		return nil
+	}
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		name, _, err := net.SplitHostPort(addr)
+		if own := shared[name]; err == nil && len(own) > 0 {
+			return through.Dial(ctx, addr, own...)
+		}
+		return through.Dial(ctx, addr, hosts...)
 	}
 }
 

@@ -31,16 +31,24 @@ func readConfig(path, dir string, depth int) (lines []configLine, err error) {
 	for text := range strings.Lines(string(b)) {
 		n++
 		l := configLine{where: fmt.Sprintf("%s:%d", path, n)}
-		words, err := configWords(text)
+		keyword, rest, err := configWord(strings.TrimSpace(text), true)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", l.where, err)
 		}
-		if len(words) == 0 {
+		if keyword == "" {
 			continue
 		}
-		l.key, l.args = strings.ToLower(words[0]), words[1:]
+		l.key = strings.ToLower(keyword)
+		if !slices.Contains(forShell, l.key) {
+			l.args, err = configWords(rest)
+		} else if rest = strings.TrimLeft(rest, " \t="); rest != "" {
+			l.args = []string{rest}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", l.where, err)
+		}
 		if len(l.args) == 0 {
-			return nil, fmt.Errorf("%s: %s says nothing", l.where, words[0])
+			return nil, fmt.Errorf("%s: %s says nothing", l.where, keyword)
 		}
 		if l.key == "include" {
 			if l.included, err = include(l.args, dir, depth+1); err != nil {
@@ -77,36 +85,48 @@ func include(patterns []string, dir string, depth int) (files [][]configLine, er
 	return files, nil
 }
 
-// configWords splits a line: a keyword, perhaps an equals sign, and arguments, which may stand in quotes. Comments are left out.
-func configWords(line string) (words []string, err error) {
-	line = strings.TrimSpace(line)
-	for line != "" && line[0] != '#' {
+// forShell are the keywords whose value is the rest of the line as it stands, which is meant for a shell.
+var forShell = []string{"knownhostscommand", "localcommand", "proxycommand", "remotecommand"}
+
+// configWords splits arguments, which may stand in quotes. Comments are left out.
+func configWords(text string) (words []string, err error) {
+	for {
 		var word string
-		switch q := line[0]; q {
-		case '"', '\'':
-			end := strings.IndexByte(line[1:], q)
-			if end < 0 {
-				return nil, errors.New("a quote is not closed")
-			}
-			word, line = line[1:end+1], line[end+2:]
-		default:
-			ends := " \t"
-			if len(words) == 0 {
-				ends = " \t="
-			}
-			end := strings.IndexAny(line, ends)
-			if end < 0 {
-				end = len(line)
-			}
-			word, line = line[:end], line[end:]
+		if word, text, err = configWord(text, false); err != nil || word == "" && text == "" {
+			return words, err
 		}
 		words = append(words, word)
-		line = strings.TrimLeft(line, " \t")
-		if len(words) == 1 {
-			line = strings.TrimLeft(strings.TrimPrefix(line, "="), " \t")
-		}
 	}
-	return words, nil
+}
+
+// configWord cuts the first word off a line. A keyword may have an equals sign after it. At the end, and where a comment begins, both are empty.
+func configWord(line string, keyword bool) (word, rest string, err error) {
+	if line == "" || line[0] == '#' {
+		return "", "", nil
+	}
+	switch q := line[0]; q {
+	case '"', '\'':
+		end := strings.IndexByte(line[1:], q)
+		if end < 0 {
+			return "", "", errors.New("a quote is not closed")
+		}
+		word, rest = line[1:end+1], line[end+2:]
+	default:
+		ends := " \t"
+		if keyword {
+			ends = " \t="
+		}
+		end := strings.IndexAny(line, ends)
+		if end < 0 {
+			end = len(line)
+		}
+		word, rest = line[:end], line[end:]
+	}
+	rest = strings.TrimLeft(rest, " \t")
+	if keyword {
+		rest = strings.TrimLeft(strings.TrimPrefix(rest, "="), " \t")
+	}
+	return word, rest, nil
 }
 
 // An answer is what a configuration says of one host.
@@ -133,6 +153,7 @@ var unfollowed = map[string][]string{
 	"hostbasedauthentication": {"yes"},
 	"knownhostscommand":       nil,
 	"pkcs11provider":          nil,
+	"proxyusefdpass":          {"yes"},
 	"securitykeyprovider":     nil,
 	"verifyhostkeydns":        {"yes"},
 }
@@ -171,6 +192,8 @@ func (a *answer) read(lines []configLine, counts bool) {
 					a.values[l.key] = append(a.values[l.key], v)
 				}
 			}
+		case l.key == "proxyjump" && a.values["proxycommand"] != nil, l.key == "proxycommand" && !none(a.value("proxyjump")):
+			// Of the two the first counts.
 		case a.values[l.key] == nil:
 			a.values[l.key] = l.args
 			if which, ok := unfollowed[l.key]; ok && (which == nil && !strings.EqualFold(l.args[0], "none") || slices.Contains(which, strings.ToLower(l.args[0]))) {
@@ -230,6 +253,9 @@ func (a *answer) value(key string) string {
 	}
 	return ""
 }
+
+// none says whether a value switches something off, or is not there.
+func none(value string) bool { return value == "" || strings.EqualFold(value, "none") }
 
 // hostName is the name that is connected to.
 func (a *answer) hostName() string {

@@ -44,6 +44,13 @@ func TestConfiguration(t *testing.T) {
 		{"match both", "Match host x user nobody\n Port 7", "x", "port", nil},
 		{"match final", "Match final all\n User u\nHost *\n User first", "x", "user", []string{"first"}},
 		{"match final, with a file, as Fedora has it", "Match final all\n Include DIR/final\nHost *\n Port 7", "x", "user", []string{"late"}},
+		{"a command is the rest of the line", `ProxyCommand  sh -c "nc %h %p" 'it " is' # no comment` + "  ", "x", "proxycommand", []string{`sh -c "nc %h %p" 'it " is' # no comment`}},
+		{"a command after an equals sign", "ProxyCommand = nc -X5 -x=a %h %p", "x", "proxycommand", []string{"nc -X5 -x=a %h %p"}},
+		{"commands that are not for the way", "LocalCommand sh -c \"a b\"\nRemoteCommand 'c d'\nUser u", "x", "user", []string{"u"}},
+		{"a command before a jump", "ProxyCommand nc\nProxyJump gate", "x", "proxyjump", nil},
+		{"a jump before a command", "Host x\n ProxyJump gate\nHost *\n ProxyCommand nc", "x", "proxycommand", nil},
+		{"a jump that counts", "Host y\n ProxyCommand nc\nHost *\n ProxyJump gate", "x", "proxyjump", []string{"gate"}},
+		{"no command, and so no jump", "ProxyCommand none\nProxyJump gate", "x", "proxyjump", nil},
 		{"match by a program, which is not run", "Match exec \"touch /nonexistent\"\n User u", "x", "user", nil},
 	} {
 		file := c.file("config", strings.ReplaceAll(test.config, "DIR", dir)+"\n")
@@ -67,6 +74,12 @@ func TestConfiguration(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", test.name, err, out)
 		}
 		want := test.want
+		if want == nil && strings.HasPrefix(test.key, "proxy") {
+			if strings.Contains("\n"+string(out), "\n"+test.key+" ") {
+				t.Errorf("%s: ssh itself has a %s:\n%s", test.name, test.key, out)
+			}
+			continue
+		}
 		if want == nil {
 			want = []string{map[string]string{"user": first(login, me()), "port": "22"}[test.key]}
 		}

@@ -96,8 +96,12 @@ func (c *chain) extend(ctx context.Context, s settings) error {
 		err = ctx.Err()
 	}
 	if err != nil {
+		err = keys.explain(ctx, err)
+		if p, ok := conn.(*proxied); ok {
+			err = p.explain(err)
+		}
 		_ = conn.Close() // it has not been used
-		return keys.explain(ctx, err)
+		return err
 	}
 	client := gossh.NewClient(nc, channels, requests)
 	c.clients, c.last = append(c.clients, client), s
@@ -105,8 +109,11 @@ func (c *chain) extend(ctx context.Context, s settings) error {
 	return nil
 }
 
-// dial connects to the next machine, from here or from the last one of the chain.
+// dial connects to the next machine, from here, by a command of the configuration, or from the last one of the chain.
 func (c *chain) dial(ctx context.Context, s settings) (net.Conn, error) {
+	if s.command != "" {
+		return runProxy(s.command)
+	}
 	if len(c.clients) == 0 {
 		conn, err := (&net.Dialer{KeepAlive: aliveEvery}).DialContext(ctx, "tcp", s.addr)
 		if err != nil {

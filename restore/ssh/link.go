@@ -449,8 +449,11 @@ func (w *lastWords) Write(b []byte) (int, error) {
 	return w.buf.Write(b)
 }
 
-func (w *lastWords) String() string {
+func (w *lastWords) String() string { return clip([]byte(w.text())) }
+
+// text is all that is kept, line by line.
+func (w *lastWords) text() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return clip(w.buf.Bytes())
+	return w.buf.String()
 }

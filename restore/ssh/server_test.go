@@ -25,7 +25,7 @@ import (
 	"github.com/requorum/requorum/restore"
 )
 
-// TestMain serves as the program that is brought to hosts.
+// TestMain serves as the program that is brought to hosts, and as that of ProxyCommand.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "host-agent" {
 		var err error
@@ -38,6 +38,13 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		os.Exit(ExitCode(err))
+	}
+	if len(os.Args) > 2 && os.Args[1] == "relay" {
+		if err := relay(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }

@@ -26,6 +26,7 @@ type settings struct {
 	known        string        // host:port as it stands in them
 	timeout      time.Duration // for connecting
 	jumps        []settings    // machines to go through, in their order
+	command      string        // whose input and output lead there, for a shell; empty: it is connected to
 	passed       []string      // what the configuration says that is not followed
 }
 
@@ -120,14 +121,17 @@ func (o Options) resolve(configs [][]configLine, alias, login, port string, dept
 			s.timeout = min(d, dialTimeout)
 		}
 	}
-	jump := get("ProxyJump")
-	if c := get("ProxyCommand"); c != "" && !strings.EqualFold(c, "none") && jump == "" {
-		return s, fmt.Errorf("the SSH configuration of %s has a ProxyCommand, which is not supported: use ProxyJump", alias)
-	}
-	if f := get("RevokedHostKeys"); f != "" && !strings.EqualFold(f, "none") {
+	if f := get("RevokedHostKeys"); !none(f) {
 		return s, fmt.Errorf("the SSH configuration of %s has RevokedHostKeys, which is not supported: mark such keys with @revoked in known_hosts", alias)
 	}
-	if jump == "" || strings.EqualFold(jump, "none") {
+	if c := get("ProxyCommand"); !none(c) {
+		var err error
+		if s.command, err = s.proxyCommand(c, host, port); err != nil {
+			return s, fmt.Errorf("ProxyCommand of %s: %w", alias, err)
+		}
+	}
+	jump := get("ProxyJump")
+	if none(jump) {
 		return s, nil
 	}
 	for i, spec := range strings.Split(jump, ",") {
@@ -139,8 +143,10 @@ func (o Options) resolve(configs [][]configLine, alias, login, port string, dept
 		if err != nil {
 			return s, err
 		}
-		if i == 0 { // only the first is reached by its own jumps
+		if i == 0 { // only the first is reached by its own jumps, or by its own command
 			s.jumps = append(s.jumps, j.jumps...)
+		} else {
+			j.command = ""
 		}
 		j.jumps = nil
 		s.jumps = append(s.jumps, j)
@@ -150,6 +156,9 @@ func (o Options) resolve(configs [][]configLine, alias, login, port string, dept
 	}
 	return s, nil
 }
+
+// behind says whether the machine is reached in another way than by connecting to it.
+func (s settings) behind() bool { return len(s.jumps) > 0 || s.command != "" }
 
 // expander fills in the tokens and the ${VARIABLES} of file names.
 func (s settings) expander(host, port string) func(string) string {

@@ -34,6 +34,20 @@ Host circle
   ProxyJump circle
 Host command
   ProxyCommand nc %h %p
+  ProxyJump jump1
+Host both
+  ProxyJump first,command
+Host through
+  ProxyJump command
+Host straight
+  ProxyCommand none
+  ProxyJump jump1
+Host other
+  ProxyJump none
+  ProxyCommand nc %h %p
+  ProxyJump jump1
+Host wrong
+  ProxyCommand nc %h %d
 Host db*
   User nobody
   Port 9
@@ -69,11 +83,26 @@ Host db*
 	if s = resolve(Options{}, "ssh://[::1]:33"); s.addr != "[::1]:33" || s.known != "[::1]:33" || len(s.identities) != 0 || s.knownHosts[0] != ssh("known_hosts") || s.only {
 		t.Errorf("an address that the configuration does not name: %+v", s)
 	}
+	if s = resolve(Options{}, "ssh://command"); s.command != "nc command 22" || len(s.jumps) != 0 || !s.behind() {
+		t.Errorf("the first of ProxyCommand and ProxyJump does not count: %+v", s)
+	}
+	if s = resolve(Options{}, "ssh://straight"); s.behind() {
+		t.Errorf("ProxyCommand none does not switch ProxyJump off: %+v", s)
+	}
+	if s = resolve(Options{}, "ssh://other"); s.command != "nc other 22" || len(s.jumps) != 0 {
+		t.Errorf("ProxyJump none switches ProxyCommand off: %+v", s)
+	}
+	if s = resolve(Options{}, "ssh://through"); s.command != "" || len(s.jumps) != 1 || s.jumps[0].command != "nc command 22" {
+		t.Errorf("a jump host is not reached by its command: %+v", s)
+	}
+	if s = resolve(Options{}, "ssh://both"); len(s.jumps) != 2 || s.jumps[1].command != "" {
+		t.Errorf("a jump host that is reached from another is reached by a command of here: %+v", s)
+	}
 	for url, want := range map[string]string{
-		"ssh://circle":  "leads in a circle",
-		"ssh://command": "ProxyCommand, which is not supported",
-		"http://db1":    "not of the form",
-		"ssh://":        "not of the form",
+		"ssh://circle": "leads in a circle",
+		"ssh://wrong":  "ProxyCommand of wrong",
+		"http://db1":   "not of the form",
+		"ssh://":       "not of the form",
 	} {
 		if _, err := (Options{}).settings(url); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, not %q", url, err, want)

@@ -12,7 +12,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// A Tunnel leads to what listens on machines that are reached through jump hosts only: connections go on from the machine itself, at the end of an SSH
+// A Tunnel leads to what machines reach that are themselves reached through others: connections go on from such a machine, at the end of an SSH
 // connection, which ends soon after the last of them. Nothing is brought there and nothing runs. It is safe for concurrent use.
 type Tunnel struct {
 	options Options
@@ -36,72 +36,109 @@ type login struct {
 const (
 	// linger is how long a connection to a machine stays that nobody uses.
 	linger = 15 * time.Second
-	// ahead is how much earlier a connection from here is tried than one through jump hosts.
-	ahead = 250 * time.Millisecond
+	// ahead is how much earlier a connection from here is tried than one from another machine, and one from there than from the next.
+	ahead, apart = 250 * time.Millisecond, time.Second
 )
 
-// Dial connects to host:port. From here is tried first, and soon also from the machine at url, if that is reached through jump hosts: what connects first
-// counts. That nothing listens there is ECONNREFUSED.
-func (t *Tunnel) Dial(ctx context.Context, url, addr string) (net.Conn, error) {
-	direct := func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", addr) }
+// Leads says whether the machine at url is reached through others. From all others there is nothing to be gained.
+func (t *Tunnel) Leads(url string) bool {
 	s, err := t.options.settings(url)
-	if err != nil || len(s.jumps) == 0 {
-		return direct(ctx)
+	return err == nil && s.behind()
+}
+
+// A way to connect, and the machine whose it is.
+type way struct {
+	url  string // empty: from here
+	dial func(context.Context) (net.Conn, error)
+}
+
+// Dial connects to host:port. From here is tried first, and soon also from those of the machines that are reached through others, one after another: what
+// connects first counts. That nothing listens there, by what those machines say, is ECONNREFUSED.
+func (t *Tunnel) Dial(ctx context.Context, addr string, urls ...string) (net.Conn, error) {
+	ways := []way{{"", func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", addr) }}}
+	for _, url := range urls {
+		if s, err := t.options.settings(url); err == nil && s.behind() {
+			ways = append(ways, way{url, func(ctx context.Context) (net.Conn, error) { return t.login(url).dial(ctx, s, addr) }})
+		}
 	}
+	if len(ways) == 1 {
+		return ways[0].dial(ctx)
+	}
+	return race(ctx, ways)
+}
+
+// race tries each way once the one before has failed, or has had its time.
+func race(ctx context.Context, ways []way) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type outcome struct {
+		way  int
 		conn net.Conn
 		err  error
 	}
-	here, there := make(chan outcome, 1), make(chan outcome, 1)
-	failed := make(chan struct{}) // from here
-	go func() {
-		conn, err := direct(ctx)
-		if err != nil {
-			close(failed)
-		}
-		here <- outcome{conn, err}
-	}()
-	go func() {
-		select {
-		case <-failed:
-		case <-ctx.Done():
-		case <-time.After(ahead):
-		}
-		conn, err := t.login(url).dial(ctx, s, addr)
-		there <- outcome{conn, err}
-	}()
-	// The one that is not needed is told, and closed if it came to something all the same.
-	drop := func(late <-chan outcome) {
+	outcomes := make(chan outcome, len(ways))
+	begun, ended := 0, 0
+	begin := func() {
+		i := begun
+		begun++
+		go func() {
+			conn, err := ways[i].dial(ctx)
+			outcomes <- outcome{i, conn, err}
+		}()
+	}
+	// Those that are not needed are told, and closed if they came to something all the same.
+	defer func() {
 		cancel()
-		if o := <-late; o.conn != nil {
-			_ = o.conn.Close() // nothing was sent
+		go func(late int) {
+			for range late {
+				if o := <-outcomes; o.conn != nil {
+					_ = o.conn.Close() // nothing was sent
+				}
+			}
+		}(begun - ended)
+	}()
+	begin()
+	next := time.NewTimer(ahead)
+	defer next.Stop()
+	errs := make([]error, len(ways))
+	for {
+		select {
+		case <-next.C:
+		case o := <-outcomes:
+			ended++
+			if o.err == nil {
+				return o.conn, nil
+			}
+			errs[o.way] = o.err
+			if err := lostRace(ways, errs); err != nil {
+				return nil, err
+			}
+		}
+		if begun < len(ways) {
+			begin()
+			next.Reset(apart)
 		}
 	}
-	select {
-	case h := <-here:
-		if h.err == nil {
-			go drop(there)
-			return h.conn, nil
+}
+
+// lostRace is the error of all ways, once nothing that may still come would change it.
+func lostRace(ways []way, errs []error) error {
+	var refused error
+	for _, err := range errs[1:] {
+		if err == nil {
+			return nil
 		}
-		defer cancel()
-		o := <-there
-		if o.err != nil && !errors.Is(o.err, syscall.ECONNREFUSED) {
-			o.err = fmt.Errorf("%w; nor by SSH: host %s: %w", h.err, url, o.err)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			refused = err
 		}
-		return o.conn, o.err
-	case o := <-there:
-		if o.err == nil || errors.Is(o.err, syscall.ECONNREFUSED) {
-			go drop(here)
-			return o.conn, o.err
-		}
-		defer cancel()
-		h := <-here
-		if h.err != nil {
-			h.err = fmt.Errorf("%w; nor by SSH: host %s: %w", h.err, url, o.err)
-		}
-		return h.conn, h.err
 	}
+	if refused != nil || errs[0] == nil {
+		return refused
+	}
+	all := errs[0]
+	for i, err := range errs[1:] {
+		all = fmt.Errorf("%w; nor by SSH: host %s: %w", all, ways[i+1].url, err)
+	}
+	return all
 }
 
 func (t *Tunnel) login(url string) *login {

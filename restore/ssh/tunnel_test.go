@@ -34,7 +34,7 @@ func TestTunnel(t *testing.T) {
 	tunnel := NewTunnel(Options{})
 	dial := func(machine, addr string) net.Conn {
 		t.Helper()
-		conn, err := tunnel.Dial(t.Context(), "ssh://"+machine, addr)
+		conn, err := tunnel.Dial(t.Context(), addr, "ssh://"+machine)
 		if err != nil {
 			t.Fatalf("%s: %v", addr, err)
 		}
@@ -69,7 +69,45 @@ func TestTunnel(t *testing.T) {
 		t.Errorf("%d logins after the first was lost", n)
 	}
 	l.Close()
-	if _, err := tunnel.Dial(t.Context(), "ssh://machine", inside); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := tunnel.Dial(t.Context(), inside, "ssh://machine"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("nothing listens on the machine: %v", err)
+	}
+}
+
+// TestTunnelWays goes on from another machine where the first does not lead there, and tells what each of them says.
+func TestTunnelWays(t *testing.T) {
+	c := newClient(t)
+	gate, first, second := startServer(t, c.key.PublicKey()), startServer(t, c.key.PublicKey()), startServer(t, c.key.PublicKey())
+	second.name = "inside.invalid"
+	c.knows(gate, first, second)
+	config := "Host 127.0.0.1\n  User tester\n"
+	for name, s := range map[string]*server{"first": first, "second": second} {
+		config += "Host " + name + "\n  User tester\n  HostName 127.0.0.1\n  Port " + s.addr[strings.LastIndex(s.addr, ":")+1:] + "\n  ProxyJump " + gate.addr + "\n"
+	}
+	c.file("config", config+"Host gone\n  HostName 127.0.0.1\n  Port 1\n  ProxyJump "+gate.addr+"\nHost here\n  HostName 127.0.0.1\n")
+	tunnel := NewTunnel(Options{})
+	for url, behind := range map[string]bool{"ssh://first": true, "ssh://here": false, "no URL": false} {
+		if tunnel.Leads(url) != behind {
+			t.Errorf("%s is reached through others: %v", url, !behind)
+		}
+	}
+	_, port, err := net.SplitHostPort(gate.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := net.JoinHostPort(second.name, port)
+	for _, before := range []string{"ssh://gone", "ssh://first"} { // one that is not reached, and one that does not know the name
+		conn, err := tunnel.Dial(t.Context(), inside, before, "ssh://here", "ssh://second")
+		if err != nil {
+			t.Errorf("%s keeps from asking the next machine: %v", before, err)
+			continue
+		}
+		conn.Close()
+	}
+	if _, err := tunnel.Dial(t.Context(), inside, "ssh://gone", "ssh://first"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("one of the machines says that nothing listens there: %v", err)
+	}
+	if _, err := tunnel.Dial(t.Context(), inside, "ssh://gone"); err == nil || !strings.Contains(err.Error(), "lookup inside.invalid") || !strings.Contains(err.Error(), "nor by SSH: host ssh://gone") {
+		t.Errorf("nobody leads there: %v", err)
 	}
 }
