@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -39,6 +40,9 @@ type Options struct {
 	Username string      // basic auth, "" for none
 	Password string
 	Poll     time.Duration // between two looks; 0 means 1 s
+	// Dial connects to host:port of a REST API where this machine may not reach it by itself; that may take a login elsewhere. nil means
+	// from this machine.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Scope is the agent for one configured scope.

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	askTimeout    = 5 * time.Second // bounds one question to one agent
-	configTimeout = 2 * time.Second // and that for settings, which may be answered by silence
+	askTimeout    = 5 * time.Second  // bounds one question to one agent
+	configTimeout = 2 * time.Second  // and that for settings, which may be answered by silence
+	loginTimeout  = 15 * time.Second // bounds the way to an agent that this machine may not reach by itself
 )
 
 // endpoint is the REST API of one agent.
@@ -44,22 +45,35 @@ func parseEndpoint(raw string) (*endpoint, error) {
 type client struct {
 	http               *http.Client
 	username, password string
+	patience           time.Duration // bounds one question
 }
 
 func newClient(opt Options) *client {
-	transport := &http.Transport{
-		TLSClientConfig:       opt.TLS,
-		DialContext:           (&net.Dialer{Timeout: askTimeout}).DialContext,
-		ResponseHeaderTimeout: askTimeout,
-		IdleConnTimeout:       30 * time.Second,
+	c := &client{username: opt.Username, password: opt.Password, patience: askTimeout}
+	dial, connect := opt.Dial, askTimeout
+	if dial == nil {
+		dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		}
+	} else {
+		connect = loginTimeout
+		c.patience += loginTimeout
 	}
-	return &client{
-		http: &http.Client{
-			Transport:     transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig: opt.TLS,
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, connect)
+				defer cancel()
+				return dial(ctx, addr)
+			},
+			TLSHandshakeTimeout:   askTimeout,
+			ResponseHeaderTimeout: askTimeout,
+			IdleConnTimeout:       30 * time.Second,
 		},
-		username: opt.Username, password: opt.Password,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	return c
 }
 
 // status is what GET /patroni answers, in the words of 3.x and 4.x.
@@ -147,7 +161,7 @@ func (c *client) holds(ctx context.Context, e *endpoint, path string) (bool, err
 }
 
 func (c *client) get(ctx context.Context, e *endpoint, path string) (int, []byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.base+path, nil)
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"github.com/requorum/requorum/internal/config"
 )
 
-func kubernetesAgent(c config.Agent) (*madeAgent, error) {
+func kubernetesAgent(c config.Agent, _ dialer) (*madeAgent, error) {
 	k := c.Kubernetes
 	if k == nil {
 		return nil, nil

@@ -5,7 +5,7 @@ import (
 	"github.com/requorum/requorum/internal/config"
 )
 
-func leasedAgent(c config.Agent) (*madeAgent, error) {
+func leasedAgent(c config.Agent, _ dialer) (*madeAgent, error) {
 	l := c.Leased
 	if l == nil {
 		return nil, nil

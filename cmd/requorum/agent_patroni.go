@@ -9,12 +9,12 @@ import (
 	"github.com/requorum/requorum/internal/config"
 )
 
-func patroniAgent(c config.Agent) (*madeAgent, error) {
+func patroniAgent(c config.Agent, dial dialer) (*madeAgent, error) {
 	p := c.Patroni
 	if p == nil {
 		return nil, nil
 	}
-	o := patroni.Options{Scope: p.Scope, Namespace: p.Namespace}
+	o := patroni.Options{Scope: p.Scope, Namespace: p.Namespace, Dial: dial}
 	for _, u := range p.REST {
 		o.REST = append(o.REST, string(u))
 	}

@@ -10,8 +10,9 @@ import (
 
 // agentKind makes agents of one kind.
 type agentKind struct {
-	// configured makes the agent that the configuration says, nil if that is of another kind.
-	configured func(c config.Agent) (*madeAgent, error)
+	// configured makes the agent that the configuration says, nil if that is of another kind. One that is asked over the network is reached by dial, or from
+	// this machine if that is nil.
+	configured func(c config.Agent, dial dialer) (*madeAgent, error)
 	// beside makes the one that looks after what nobody configured; nil where a kind has none.
 	beside func(configured []agents.Configured) agents.Configured
 }
@@ -36,10 +37,10 @@ func (t *target) agents() ([]agents.Configured, map[string]time.Duration, error)
 	var all []agents.Configured
 	var errs []error
 	deadlines := make(map[string]time.Duration)
-	kinds := agentKinds()
+	kinds, dial := agentKinds(), t.agentTunnel()
 	for _, c := range t.cluster.Agents {
 		for _, kind := range kinds {
-			made, err := kind.configured(c)
+			made, err := kind.configured(c, dial)
 			if err != nil {
 				errs = append(errs, err)
 			}
