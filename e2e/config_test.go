@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // A configuration's faults are told all at once, each with its place, and nothing else starts on it.
@@ -52,8 +53,8 @@ allow_tmpfs_spool: true
 		line("sweep_after") + "clusters.dcs.sweep_after: ", // a number without a unit
 		line("sealed: {") + "stores.sealed.s3.bucket: ",    // no permission to write
 	}
-	r := s.run("config", "check").exits(t, exitUsage, append(want, fmt.Sprintf("%d problems", len(want)))...)
-	if strings.Contains(r.stderr+r.stdout, secret) {
+	r := s.run("config", "check").Exits(t, command.ExitUsage, append(want, fmt.Sprintf("%d problems", len(want)))...)
+	if strings.Contains(r.Stderr+r.Stdout, secret) {
 		t.Errorf("the secret is in the output:\n%s", r)
 	}
 	var told struct {
@@ -63,7 +64,7 @@ allow_tmpfs_spool: true
 			Line, Column    int
 		}
 	}
-	s.run("config", "check", "-o", "json").exits(t, exitUsage).decode(t, &told)
+	s.run("config", "check", "-o", "json").Exits(t, command.ExitUsage).Decode(t, &told)
 	if told.OK || len(told.Problems) != len(want) {
 		t.Errorf("the JSON tells %+v", told)
 	}
@@ -73,14 +74,14 @@ allow_tmpfs_spool: true
 		}
 	}
 	for _, args := range [][]string{{"backup", "dcs"}, {"list"}, {"verify", "dcs"}, {"restore", "dcs", "--yes"}, {"check", "dcs"}, {"expire", "dcs"}, {"runs"}, {"schedules"}} {
-		s.run(args...).exits(t, exitUsage, "clusters.dcs.retension: unknown key")
+		s.run(args...).Exits(t, command.ExitUsage, "clusters.dcs.retension: unknown key")
 	}
 	if after := s.objects(); !slices.Equal(before, after) {
 		t.Errorf("checking left %q in the bucket, which held %q", after, before)
 	}
 
 	s.configure()
-	s.run("config", "check").exits(t, exitOK)
+	s.run("config", "check").Exits(t, command.ExitOK)
 	if after := s.objects(); !slices.Equal(before, after) {
 		t.Errorf("the write probe left %q in the bucket, which held %q", after, before)
 	}
@@ -103,8 +104,8 @@ func TestRecoverConfiguration(t *testing.T) {
 	fresh.dir = t.TempDir()
 	fresh.file("age.key", s.key.String()+"\n") // what the owner kept
 	url := strings.Replace(s.s3.URL(s.bucket), "s3://"+s.bucket, "s3://"+s.bucket+"/etcd", 1)
-	fresh.run("config", "recover", "nobody", "--store", url).exits(t, exitNothing)
-	fresh.run("config", "recover", "dcs", "--store", url).exits(t, exitOK, "config check")
+	fresh.run("config", "recover", "nobody", "--store", url).Exits(t, command.ExitNothing)
+	fresh.run("config", "recover", "dcs", "--store", url).Exits(t, command.ExitOK, "config check")
 	before, after := string(read(t, filepath.Join(s.dir, "requorum.yaml"))), string(read(t, filepath.Join(fresh.dir, "requorum.yaml")))
 	for _, part := range []string{"last: 24", "daily: 7", "0 * * * *", "age.key", s.key.Recipient().String(), s.bucket, s.Members[2].DataDir} {
 		if !strings.Contains(after, part) {
@@ -114,11 +115,11 @@ func TestRecoverConfiguration(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(fresh.dir, "requorum.yaml")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the recovered configuration has mode %v, %v", info.Mode(), err)
 	}
-	fresh.run("config", "recover", "dcs", "--store", url).exits(t, exitError, "not overwritten")
-	fresh.run("config", "check", "--offline").exits(t, exitOK)
-	fresh.run("config", "check").exits(t, exitUsage, "clusters.dcs.endpoints[0]") // the members are down, and that is all that is wrong
+	fresh.run("config", "recover", "dcs", "--store", url).Exits(t, command.ExitError, "not overwritten")
+	fresh.run("config", "check", "--offline").Exits(t, command.ExitOK)
+	fresh.run("config", "check").Exits(t, command.ExitUsage, "clusters.dcs.endpoints[0]") // the members are down, and that is all that is wrong
 	fresh.restore()
-	fresh.run("config", "check").exits(t, exitOK)
+	fresh.run("config", "check").Exits(t, command.ExitOK)
 	etcdtest.MustEqual(t, want, s.rows())
 }
 
@@ -135,26 +136,26 @@ func TestNoConfiguration(t *testing.T) {
 			sub := *s
 			sub.t = t
 			store := []string{"--store", url, "--spool-dir", s.spool, "--allow-tmpfs-spool"}
-			sub.run(append([]string{"backup", "dcs", "--endpoints", s.Endpoints()[0], "--recipient", s.key.Recipient().String()}, store...)...).exits(t, exitOK)
+			sub.run(append([]string{"backup", "dcs", "--endpoints", s.Endpoints()[0], "--recipient", s.key.Recipient().String()}, store...)...).Exits(t, command.ExitOK)
 			var all []listed
-			sub.run("-o", "json", "list", "dcs", "--store", url).exits(t, exitOK).decode(t, &all)
+			sub.run("-o", "json", "list", "dcs", "--store", url).Exits(t, command.ExitOK).Decode(t, &all)
 			if len(all) != 1 {
 				t.Fatalf("list shows %+v", all)
 			}
-			sub.run(append([]string{"verify", "dcs"}, store...)...).exits(t, exitOK, "stored") // no identity: only what is stored
-			sub.run(append([]string{"verify", "dcs", "--identity-file", "age.key"}, store...)...).exits(t, exitOK, "full", "HashKV")
-			sub.run(append([]string{"verify", "dcs", "--identity-file", "age.key", "--deep"}, store...)...).exits(t, exitOK, "deep", "HashKV served by etcd")
-			sub.run("show", "dcs", all[0].ID[:5], "--store", url).exits(t, exitOK, all[0].ID)
+			sub.run(append([]string{"verify", "dcs"}, store...)...).Exits(t, command.ExitOK, "stored") // no identity: only what is stored
+			sub.run(append([]string{"verify", "dcs", "--identity-file", "age.key"}, store...)...).Exits(t, command.ExitOK, "full", "HashKV")
+			sub.run(append([]string{"verify", "dcs", "--identity-file", "age.key", "--deep"}, store...)...).Exits(t, command.ExitOK, "deep", "HashKV served by etcd")
+			sub.run("show", "dcs", all[0].ID[:5], "--store", url).Exits(t, command.ExitOK, all[0].ID)
 			out := filepath.Join(sub.dir, name+".db")
-			sub.run("export", "dcs", "--store", url, "--identity-file", "age.key", "-f", out).exits(t, exitOK)
+			sub.run("export", "dcs", "--store", url, "--identity-file", "age.key", "-f", out).Exits(t, command.ExitOK)
 			var status struct{ TotalKey int64 }
 			if err := json.Unmarshal([]byte(tool(t, etcdutl(t), "snapshot", "status", out, "-w", "json")), &status); err != nil || status.TotalKey == 0 {
 				t.Errorf("etcdutl says %+v, %v of the exported file", status, err)
 			}
 		})
 	}
-	s.run("backup", "dcs").exits(t, exitUsage, "no configuration file", "--endpoints", "--store")
-	s.run("backup", "dcs", "--endpoints", s.Endpoints()[0]).exits(t, exitUsage, "--store")
-	s.run("list", "dcs", "--store", "ftp://x/y").exits(t, exitUsage, "--store", "s3://bucket/prefix")
-	s.run("list", "dcs", "--store", "s3://b/p?secret_key=hunter2").exits(t, exitUsage, "ps")
+	s.run("backup", "dcs").Exits(t, command.ExitUsage, "no configuration file", "--endpoints", "--store")
+	s.run("backup", "dcs", "--endpoints", s.Endpoints()[0]).Exits(t, command.ExitUsage, "--store")
+	s.run("list", "dcs", "--store", "ftp://x/y").Exits(t, command.ExitUsage, "--store", "s3://bucket/prefix")
+	s.run("list", "dcs", "--store", "s3://b/p?secret_key=hunter2").Exits(t, command.ExitUsage, "ps")
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // hasFields fails the test unless text is a JSON object with exactly these fields. Scripts read them: a field that is renamed or lost
@@ -76,7 +77,7 @@ func TestJSONContract(t *testing.T) {
 	manifest := words("format cluster line id time revision source version cluster_id raft_term member members config data facts codec recipients " +
 		"compact_revision hash_kv keys rows leases lease_hash auth_hash proofs")
 	may := words("host auth_enabled warnings")
-	backup := s.run("-o", "json", "backup", "dcs").exits(t, exitOK).stdout
+	backup := s.run("-o", "json", "backup", "dcs").Exits(t, command.ExitOK).Stdout
 	onlyFields(t, "backup", []byte(backup), append(slices.Clone(manifest), words("seconds stores run")...), append(slices.Clone(may), "alerts")...)
 	onlyFields(t, "backup.data", part(t, backup, "data"), words("key bytes sha256 stored_bytes stored_sha256"))
 	onlyFields(t, "backup.hash_kv", part(t, backup, "hash_kv"), words("hash compact_revision revision"))
@@ -84,30 +85,30 @@ func TestJSONContract(t *testing.T) {
 	onlyFields(t, "backup.members", part(t, backup, "members", "0"), words("id name peer_urls client_urls"), "learner")
 	onlyFields(t, "backup.member", part(t, backup, "member"), words("name id endpoint server_version storage_version"))
 
-	show := s.run("show", "dcs", "latest", "-o", "json").exits(t, exitOK).stdout
+	show := s.run("show", "dcs", "latest", "-o", "json").Exits(t, command.ExitOK).Stdout
 	onlyFields(t, "show", []byte(show), append(slices.Clone(manifest), "agent_facts"), may...)
 
-	list := s.run("list", "-o", "json").exits(t, exitOK).stdout
+	list := s.run("list", "-o", "json").Exits(t, command.ExitOK).Stdout
 	onlyFields(t, "list", part(t, list, "0"), words("id cluster line revision time stored_bytes encrypted stores verified_at failed"))
 	if at := part(t, list, "0", "verified_at"); string(at) != "null" {
 		t.Errorf("a backup that was not verified since has verified_at %s, want null", at)
 	}
 
-	verify := s.run("verify", "dcs", "-o", "json").exits(t, exitOK).stdout
+	verify := s.run("verify", "dcs", "-o", "json").Exits(t, command.ExitOK).Stdout
 	onlyFields(t, "verify", []byte(verify), words("id ok scope checks"), "warnings")
 	onlyFields(t, "verify.checks", part(t, verify, "checks", "0"), words("name ok detail"))
 	var all []struct{ ID, Scope string }
-	s.run("verify", "dcs", "--all", "-o", "json").exits(t, exitOK).decode(t, &all)
+	s.run("verify", "dcs", "--all", "-o", "json").Exits(t, command.ExitOK).Decode(t, &all)
 	if len(all) != 1 || all[0].Scope != "full" {
 		t.Errorf("verify --all is %+v", all)
 	}
 
-	check := s.run("check", "dcs", "--wait", "0", "-o", "json").exits(t, 0).stdout
+	check := s.run("check", "dcs", "--wait", "0", "-o", "json").Exits(t, 0).Stdout
 	onlyFields(t, "check", []byte(check), words("cluster ok members agents last_backup problems"))
 	onlyFields(t, "check.members", part(t, check, "members", "0"), words("name endpoint healthy leader learner version revision db_bytes"), "error")
 	onlyFields(t, "check.last_backup", part(t, check, "last_backup"), words("id age_seconds"))
 
-	refused := s.run("restore", "dcs", "--yes", "-o", "json").exits(t, exitRefused).stdout
+	refused := s.run("restore", "dcs", "--yes", "-o", "json").Exits(t, command.ExitRefused).Stdout
 	onlyFields(t, "an error", []byte(refused), words("error"))
 	onlyFields(t, "error", part(t, refused, "error"), words("what where advice code"))
 	if code := string(part(t, refused, "error", "code")); code != "14" {
@@ -116,16 +117,16 @@ func TestJSONContract(t *testing.T) {
 	if advice := string(part(t, refused, "error", "advice")); !strings.Contains(advice, "--replace-healthy dcs") {
 		t.Errorf("the advice of a refusal is %s, not its flag", advice)
 	}
-	broken := s.run("list", "nobody", "-o", "json").exits(t, exitUsage).stdout
+	broken := s.run("list", "nobody", "-o", "json").Exits(t, command.ExitUsage).Stdout
 	onlyFields(t, "error", part(t, broken, "error"), words("what where advice code"))
 
 	s.lose()
-	critical := s.run("check", "dcs", "--wait", "0", "-o", "json").exits(t, 2).stdout
+	critical := s.run("check", "dcs", "--wait", "0", "-o", "json").Exits(t, 2).Stdout
 	onlyFields(t, "check.problems", part(t, critical, "problems", "0"), words("severity what"), "advice")
-	plan := s.run("restore", "dcs", "--plan", "-o", "json").exits(t, exitOK).stdout
+	plan := s.run("restore", "dcs", "--plan", "-o", "json").Exits(t, command.ExitOK).Stdout
 	hasFields(t, "restore --plan", []byte(plan), words("run kind cluster source members checks target_revision ghosts steps")...)
 
-	restore := s.run("restore", "dcs", "--yes", "-o", "json").exits(t, exitOK).stdout
+	restore := s.run("restore", "dcs", "--yes", "-o", "json").Exits(t, command.ExitOK).Stdout
 	onlyFields(t, "restore", []byte(restore), words("run kind ok resumed source target_revision bump cluster_id ghosts_removed rpo_seconds rpo_basis rto_seconds "+
 		"healthy_seconds waiting stages members proof agents started ended"), words("edits backup without discarded notes error")...)
 	onlyFields(t, "restore.source", part(t, restore, "source"), words("kind id revision time"))
@@ -135,12 +136,12 @@ func TestJSONContract(t *testing.T) {
 	hasFields(t, "restore.agents", part(t, restore, "agents", "0"), words("name verdict checks")...)
 
 	// Data is on stdout and nothing else is: a script can pipe it.
-	for _, r := range []result{s.run("list", "-o", "json"), s.run("runs", "-o", "json"), s.run("schedules", "-o", "json"), s.run("version", "-o", "json"), s.run("expire", "dcs", "--dry-run", "-o", "json")} {
-		if !json.Valid([]byte(r.exits(t, exitOK).stdout)) {
+	for _, r := range []command.Result{s.run("list", "-o", "json"), s.run("runs", "-o", "json"), s.run("schedules", "-o", "json"), s.run("version", "-o", "json"), s.run("expire", "dcs", "--dry-run", "-o", "json")} {
+		if !json.Valid([]byte(r.Exits(t, command.ExitOK).Stdout)) {
 			t.Errorf("stdout is not JSON:\n%s", r)
 		}
 	}
-	if r := s.run("-q", "backup", "dcs").exits(t, exitOK); r.stderr != "" {
-		t.Errorf("-q says %q on stderr", r.stderr)
+	if r := s.run("-q", "backup", "dcs").Exits(t, command.ExitOK); r.Stderr != "" {
+		t.Errorf("-q says %q on stderr", r.Stderr)
 	}
 }

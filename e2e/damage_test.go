@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // Whatever happened to an object in the store, verify and restore say so and refuse: neither a wrong database nor half of one is ever
@@ -40,31 +41,31 @@ func TestDamagedObjects(t *testing.T) {
 		words  string
 		damage func(t *testing.T, stored []byte, m *manifest) []byte
 	}{
-		{"truncated", exitVerify, "bytes", func(_ *testing.T, b []byte, _ *manifest) []byte { return b[:len(b)/2] }},
-		{"bit flipped", exitVerify, "sha256", func(_ *testing.T, b []byte, _ *manifest) []byte { return flip(b, len(b)/2) }},
-		{"longer", exitVerify, "bytes", func(_ *testing.T, b []byte, _ *manifest) []byte { return append(b, 0) }},
-		{"empty", exitVerify, "bytes", func(*testing.T, []byte, *manifest) []byte { return nil }},
-		{"swapped with another backup's", exitVerify, "", func(t *testing.T, _ []byte, _ *manifest) []byte { return read(t, data(first)) }},
-		{"encrypted to another key", exitVerify, "encrypted to others than the manifest says", func(t *testing.T, b []byte, m *manifest) []byte {
+		{"truncated", command.ExitVerify, "bytes", func(_ *testing.T, b []byte, _ *manifest) []byte { return b[:len(b)/2] }},
+		{"bit flipped", command.ExitVerify, "sha256", func(_ *testing.T, b []byte, _ *manifest) []byte { return flip(b, len(b)/2) }},
+		{"longer", command.ExitVerify, "bytes", func(_ *testing.T, b []byte, _ *manifest) []byte { return append(b, 0) }},
+		{"empty", command.ExitVerify, "bytes", func(*testing.T, []byte, *manifest) []byte { return nil }},
+		{"swapped with another backup's", command.ExitVerify, "", func(t *testing.T, _ []byte, _ *manifest) []byte { return read(t, data(first)) }},
+		{"encrypted to another key", command.ExitVerify, "encrypted to others than the manifest says", func(t *testing.T, b []byte, m *manifest) []byte {
 			return m.agree(sealTo(t, other.Recipient(), s.open(b)))
 		}},
-		{"another database, its manifest altered to agree in bytes", exitVerify, "revision", func(t *testing.T, _ []byte, m *manifest) []byte {
+		{"another database, its manifest altered to agree in bytes", command.ExitVerify, "revision", func(t *testing.T, _ []byte, m *manifest) []byte {
 			raw := s.open(read(t, data(first)))
 			m.raw(raw)
 			return m.agree(sealTo(t, s.key.Recipient(), raw))
 		}},
-		{"pages that point far outside, all checksums right", exitVerify, "structure", func(t *testing.T, b []byte, m *manifest) []byte {
+		{"pages that point far outside, all checksums right", command.ExitVerify, "structure", func(t *testing.T, b []byte, m *manifest) []byte {
 			raw := wild(t, s.open(b))
 			m.raw(raw)
 			return m.agree(sealTo(t, s.key.Recipient(), raw))
 		}},
-		{"a database that lacks its end, all checksums right", exitVerify, "", func(t *testing.T, b []byte, m *manifest) []byte {
+		{"a database that lacks its end, all checksums right", command.ExitVerify, "", func(t *testing.T, b []byte, m *manifest) []byte {
 			raw := s.open(b)
 			raw = trailer(raw[:len(raw)/2/4096*4096])
 			m.raw(raw)
 			return m.agree(sealTo(t, s.key.Recipient(), raw))
 		}},
-		{"no database at all", exitVerify, "", func(t *testing.T, b []byte, m *manifest) []byte {
+		{"no database at all", command.ExitVerify, "", func(t *testing.T, b []byte, m *manifest) []byte {
 			raw := trailer(bytes.Repeat([]byte("not a database. "), 4096))
 			m.raw(raw)
 			return m.agree(sealTo(t, s.key.Recipient(), raw))
@@ -91,8 +92,8 @@ func TestDamagedObjects(t *testing.T) {
 			}()
 			sub := *s
 			sub.t = t
-			sub.run("restore", "dcs", "--yes", "--at", second.ID).exits(t, c.code, c.words)
-			sub.run("verify", "dcs", second.ID).exits(t, c.code, c.words)
+			sub.run("restore", "dcs", "--yes", "--at", second.ID).Exits(t, c.code, c.words)
+			sub.run("verify", "dcs", second.ID).Exits(t, c.code, c.words)
 			if s.Members[0].Running() {
 				t.Error("a member was started")
 			}
@@ -103,7 +104,7 @@ func TestDamagedObjects(t *testing.T) {
 			for _, l := range sub.list() {
 				failed = failed || l.ID == second.ID && l.Failed
 			}
-			if failed != (c.code == exitVerify) {
+			if failed != (c.code == command.ExitVerify) {
 				t.Errorf("list says failed: %v; a key that does not fit is no verdict, a damaged object is one", failed)
 			}
 			if left := s.spooled(); len(left) > 0 {
@@ -112,10 +113,10 @@ func TestDamagedObjects(t *testing.T) {
 		})
 	}
 
-	s.run("verify", "dcs", second.ID).exits(t, exitOK) // the test damaged what it meant to, and only that
+	s.run("verify", "dcs", second.ID).Exits(t, command.ExitOK) // the test damaged what it meant to, and only that
 	s.file("age.key", other.String()+"\n")
-	s.run("verify", "dcs", second.ID).exits(t, exitDecrypt, "identity_file")
-	s.run("restore", "dcs", "--yes").exits(t, exitDecrypt, "identity_file")
+	s.run("verify", "dcs", second.ID).Exits(t, command.ExitDecrypt, "identity_file")
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitDecrypt, "identity_file")
 }
 
 // A manifest as far as the tests forge it.

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // The demo keeps its promise: within a minute, with all of it true, and nothing left behind.
@@ -16,11 +18,11 @@ func TestDemo(t *testing.T) {
 	t.Parallel()
 	d := newDemo(t)
 	begun := time.Now()
-	r := d.start(t, "demo", "-o", "json").wait(t).exits(t, exitOK)
+	r := d.start(t, "demo", "-o", "json").Wait(t).Exits(t, command.ExitOK)
 	if took := time.Since(begun); took > 3*time.Minute { // a minute is promised when nothing else runs
 		t.Errorf("it took %v", took)
 	}
-	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
+	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
 	last := lines[len(lines)-1]
 	var result struct {
 		OK     bool
@@ -51,8 +53,8 @@ func TestDemo(t *testing.T) {
 	}
 	hasFields(t, "demo", []byte(last), "ok", "backup", "restore", "agents")
 	for _, told := range []string{"Disaster", "ghost", "restore demo --yes"} {
-		if !strings.Contains(r.stderr, told) {
-			t.Errorf("the demo does not explain %q:\n%s", told, r.stderr)
+		if !strings.Contains(r.Stderr, told) {
+			t.Errorf("the demo does not explain %q:\n%s", told, r.Stderr)
 		}
 	}
 	d.clean(t)
@@ -67,16 +69,16 @@ func TestDemoInterrupted(t *testing.T) {
 		code   int
 		after  string
 	}{
-		{"while members start", syscall.SIGINT, exitInterrupt, "Three etcd members start"},
-		{"while it restores", syscall.SIGTERM, exitTerminate, "restore demo --yes"},
+		{"while members start", syscall.SIGINT, command.ExitInterrupt, "Three etcd members start"},
+		{"while it restores", syscall.SIGTERM, command.ExitTerminate, "restore demo --yes"},
 		{"killed", syscall.SIGKILL, -1, "Five agents come up"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDemo(t)
 			demo := d.start(t, "demo")
-			until(t, c.after, func() bool { return strings.Contains(demo.stdout.String(), c.after) })
-			demo.signal(t, c.signal)
-			demo.wait(t).exits(t, c.code)
+			demo.Prints(t, c.after)
+			demo.Signal(t, c.signal)
+			demo.Wait(t).Exits(t, c.code)
 			if c.signal == syscall.SIGKILL { // nobody was there to remove the directory
 				for _, dir := range d.left(t) {
 					until(t, "the members to end", func() bool { return len(using(t, d.tmp)) == 0 })
@@ -100,7 +102,7 @@ func newDemo(t *testing.T) demo {
 	return demo{t.TempDir()}
 }
 
-func (d demo) start(t *testing.T, args ...string) *command {
+func (d demo) start(t *testing.T, args ...string) *command.Command {
 	t.Helper()
 	return start(t, d.tmp, []string{"TMPDIR=" + d.tmp}, args...)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // serve drills by schedule, makes up a drill that was missed, and tells what came out: a metric, a record, a report, and an alert that says
@@ -52,9 +53,9 @@ func TestServeDrills(t *testing.T) {
 	s.backup()
 
 	killed := s.start("drill", "dcs")
-	killed.reaches(t, "stage")
-	killed.signal(t, syscall.SIGKILL)
-	killed.wait(t)
+	killed.Reaches(t, "stage")
+	killed.Signal(t, syscall.SIGKILL)
+	killed.Wait(t)
 	if dirs, _ := s.sandboxes(); len(dirs) == 0 {
 		t.Fatal("the drill was killed too late: nothing is left to sweep")
 	}
@@ -83,14 +84,14 @@ func TestServeDrills(t *testing.T) {
 	if strings.Contains(page(port, "/api/v1/alerts"), "drill") {
 		t.Errorf("alerts: %s", page(port, "/api/v1/alerts"))
 	}
-	s.run("schedules").exits(t, exitOK, r.Started.Format("2006-01-02T15:04:05Z")+" ok")
-	s.run("runs", "dcs").exits(t, exitOK, r.ID)
+	s.run("schedules").Exits(t, command.ExitOK, r.Started.Format("2006-01-02T15:04:05Z")+" ok")
+	s.run("runs", "dcs").Exits(t, command.ExitOK, r.ID)
 	until(t, "an end of the sweep", func() bool { dirs, _ := s.sandboxes(); return len(dirs) == 0 })
 
 	// A key that does not fit: the alert says where it failed, and that it is over afterwards.
 	identity := filepath.Join(s.dir, "age.key")
 	whole := read(t, identity)
-	s.run("keygen", "-f", "wrong.key").exits(t, exitOK)
+	s.run("keygen", "-f", "wrong.key").Exits(t, command.ExitOK)
 	write(t, identity, read(t, filepath.Join(s.dir, "wrong.key")))
 	configure("'@every 3s'")
 	if err := syscall.Kill(program1.PID(), syscall.SIGHUP); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // A drilled cluster is a site with agents' registrations in it, leased to somebody.
@@ -37,7 +38,7 @@ const drillAgents = "    agents:\n      - patroni: {scope: main}\n      - leased
 func (s *site) drill(code int, flags ...string) drills.Report {
 	s.t.Helper()
 	var r drills.Report
-	s.run(slices.Concat([]string{"-o", "json", "drill", "dcs"}, flags)...).exits(s.t, code).decode(s.t, &r)
+	s.run(slices.Concat([]string{"-o", "json", "drill", "dcs"}, flags)...).Exits(s.t, code).Decode(s.t, &r)
 	return r
 }
 
@@ -83,17 +84,17 @@ func (s *site) tornDown() {
 func TestDrill(t *testing.T) {
 	t.Parallel()
 	s := newDrillSite(t, siteOptions{})
-	s.run("keygen", "--signing", "-f", "drills.key").exits(t, exitOK, "ed25519:")
+	s.run("keygen", "--signing", "-f", "drills.key").Exits(t, command.ExitOK, "ed25519:")
 	s.cluster = drillAgents + "    objectives: {rpo: 1h, rto: 10m, drill_age: 100d}\n    drill_signing_key_file: drills.key\n    schedules: {snapshot: '@every 30m', drill: '@every 2160h'}\n"
 	s.configure()
 	taken := s.backup()
 	before, rows := etcdtest.Revision(t, s.Client(t)), s.rows()
 
-	s.run("drill", "dcs", "--dry-run").exits(t, exitOK, taken.ID)
+	s.run("drill", "dcs", "--dry-run").Exits(t, command.ExitOK, taken.ID)
 	if found := s.reports("*"); len(found) > 0 {
 		t.Fatalf("a dry run left %q", found)
 	}
-	r := s.drill(exitOK)
+	r := s.drill(command.ExitOK)
 	if !r.OK || r.Outcome != drills.Proven || r.Source.ID != taken.ID || r.Failure != nil || r.Kind != drills.Sandbox {
 		t.Fatalf("the drill: %+v", r)
 	}
@@ -120,7 +121,7 @@ func TestDrill(t *testing.T) {
 		t.Errorf("rto %v, healthy after %v, rpo %v: %+v", r.RTOSeconds, r.HealthySeconds, r.RPOSeconds, r.Objectives)
 	}
 
-	again := s.drill(exitOK, "--compare", "--html", "page.html")
+	again := s.drill(command.ExitOK, "--compare", "--html", "page.html")
 	if c := again.Compared; c == nil || c.Hash != "equal" || c.Behind != 0 || c.Restored != c.Keys-5 {
 		t.Errorf("beside the running cluster: %+v", again.Compared)
 	}
@@ -132,15 +133,15 @@ func TestDrill(t *testing.T) {
 		Due    time.Time
 		Next   time.Time
 	}
-	s.run("-o", "json", "drills").exits(t, exitOK).decode(t, &past)
+	s.run("-o", "json", "drills").Exits(t, command.ExitOK).Decode(t, &past)
 	if len(past) != 1 || len(past[0].Drills) != 2 || past[0].Drills[1].ID != again.ID || !past[0].Due.Equal(again.Started.Add(100*24*time.Hour)) || !past[0].Next.After(again.Started) {
 		t.Errorf("past drills: %+v", past)
 	}
-	s.run("drills", "dcs").exits(t, exitOK, r.ID, again.ID, "serve runs the next at")
-	if checked := s.run("check", "dcs"); strings.Contains(checked.stdout, "rehearsed") {
+	s.run("drills", "dcs").Exits(t, command.ExitOK, r.ID, again.ID, "serve runs the next at")
+	if checked := s.run("check", "dcs"); strings.Contains(checked.Stdout, "rehearsed") {
 		t.Errorf("check misses a drill:\n%s", checked)
 	}
-	s.run("schedules").exits(t, exitOK, "drill")
+	s.run("schedules").Exits(t, command.ExitOK, "drill")
 	if t.Run("browser", func(t *testing.T) {
 		b := newBrowser(t)
 		page := s.reports("html")[1]
@@ -164,10 +165,10 @@ func TestDrill(t *testing.T) {
 func (s *site) signatures(newest drills.Report) {
 	t := s.t
 	t.Helper()
-	s.run("drills", "verify").exits(t, exitOK, newest.ID, "signed by ed25519:")
-	s.run("drills", "export", "dcs", newest.ID[:6], "-d", s.dir).exits(t, exitOK)
+	s.run("drills", "verify").Exits(t, command.ExitOK, newest.ID, "signed by ed25519:")
+	s.run("drills", "export", "dcs", newest.ID[:6], "-d", s.dir).Exits(t, command.ExitOK)
 	file := filepath.Join(s.dir, strings.TrimSuffix(filepath.Base(newest.Report), ".html"))
-	s.run("drills", "verify", "--file", file+".json", "--public-key", "drills.key.pub").exits(t, exitOK, "signed by")
+	s.run("drills", "verify", "--file", file+".json", "--public-key", "drills.key.pub").Exits(t, command.ExitOK, "signed by")
 	if _, err := os.Stat("/usr/bin/openssl"); err == nil {
 		tool(t, "openssl", "pkeyutl", "-verify", "-pubin", "-inkey", filepath.Join(s.dir, "drills.key.pub"), "-rawin", "-in", file+".json", "-sigfile", file+".sig")
 	}
@@ -180,13 +181,13 @@ func (s *site) signatures(newest drills.Report) {
 	}{
 		{"another number", "json", func(b []byte) []byte {
 			return bytes.Replace(b, []byte(`"outcome": "ok"`), []byte(`"outcome": "no"`), 1)
-		}, exitVerify, "the signature does not fit"},
+		}, command.ExitVerify, "the signature does not fit"},
 		{"another page", "html", func(b []byte) []byte {
 			return bytes.Replace(b, []byte("Restore proven"), []byte("Restore PROVEN"), 1)
-		}, exitVerify, "the page is not the one"},
-		{"another signature", "sig", func(b []byte) []byte { return make([]byte, len(b)) }, exitVerify, "the signature does not fit"},
-		{"no signature", "sig", nil, exitVerify, "its signature is missing"},
-		{"no page", "html", nil, exitVerify, "the page"},
+		}, command.ExitVerify, "the page is not the one"},
+		{"another signature", "sig", func(b []byte) []byte { return make([]byte, len(b)) }, command.ExitVerify, "the signature does not fit"},
+		{"no signature", "sig", nil, command.ExitVerify, "its signature is missing"},
+		{"no page", "html", nil, command.ExitVerify, "the page"},
 	} {
 		whole := read(t, stored(c.kind))
 		path := stored(c.kind)
@@ -197,12 +198,12 @@ func (s *site) signatures(newest drills.Report) {
 		} else {
 			write(t, path, c.change(bytes.Clone(whole)))
 		}
-		s.run("drills", "verify", "dcs", newest.ID).exits(t, c.code, newest.ID, c.words)
+		s.run("drills", "verify", "dcs", newest.ID).Exits(t, c.code, newest.ID, c.words)
 		write(t, path, whole)
 	}
-	s.run("keygen", "--signing", "-f", "other.key").exits(t, exitOK)
-	s.run("drills", "verify", "--public-key", "other.key.pub").exits(t, exitVerify, "the signature does not fit")
-	s.run("drills", "verify").exits(t, exitOK)
+	s.run("keygen", "--signing", "-f", "other.key").Exits(t, command.ExitOK)
+	s.run("drills", "verify", "--public-key", "other.key.pub").Exits(t, command.ExitVerify, "the signature does not fit")
+	s.run("drills", "verify").Exits(t, command.ExitOK)
 }
 
 // Whatever is wrong with a backup, the drill says at which step it came to light, ends with the code of its kind, and keeps the report.
@@ -211,7 +212,7 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 	s := newDrillSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
 	s.cluster = drillAgents
 	s.configure()
-	if r := s.drill(exitNothing); r.OK || r.Failure == nil || r.Failure.Step != "source" || len(s.reports("json")) != 1 || len(s.reports("html")) != 1 {
+	if r := s.drill(command.ExitNothing); r.OK || r.Failure == nil || r.Failure.Step != "source" || len(s.reports("json")) != 1 || len(s.reports("html")) != 1 {
 		t.Errorf("without a backup: %+v", r.Failure)
 	}
 	b := s.backup()
@@ -225,19 +226,19 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 		code              int
 		damage            func() (undo func())
 	}{
-		{"truncated", "fetch", "bytes", exitVerify, func() func() {
+		{"truncated", "fetch", "bytes", command.ExitVerify, func() func() {
 			whole := read(t, data)
 			write(t, data, whole[:len(whole)/2])
 			return func() { write(t, data, whole) }
 		}},
-		{"wrong key", "fetch", "decrypt", exitDecrypt, func() func() {
+		{"wrong key", "fetch", "decrypt", command.ExitDecrypt, func() func() {
 			path := filepath.Join(s.dir, "age.key")
 			whole := read(t, path)
-			s.run("keygen", "-f", "wrong.key").exits(t, exitOK)
+			s.run("keygen", "-f", "wrong.key").Exits(t, command.ExitOK)
 			write(t, path, read(t, filepath.Join(s.dir, "wrong.key")))
 			return func() { write(t, path, whole) }
 		}},
-		{"hash mismatch", "check", "HashKV", exitVerify, func() func() {
+		{"hash mismatch", "check", "HashKV", command.ExitVerify, func() func() {
 			whole := read(t, found[0])
 			var m map[string]any
 			d := json.NewDecoder(bytes.NewReader(whole))
@@ -253,12 +254,12 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 			write(t, found[0], changed)
 			return func() { write(t, found[0], whole) }
 		}},
-		{"quota too small", "source", "NOSPACE", exitError, func() func() {
+		{"quota too small", "source", "NOSPACE", command.ExitError, func() func() {
 			s.cluster = drillAgents + "    thresholds: {quota: 10kB}\n"
 			s.configure()
 			return func() { s.cluster = drillAgents; s.configure() }
 		}},
-		{"objective missed", "objective", "RTO is", exitPartly, func() func() {
+		{"objective missed", "objective", "RTO is", command.ExitPartly, func() func() {
 			s.cluster = drillAgents + "    objectives: {rto: 1ms}\n"
 			s.configure()
 			return func() { s.cluster = drillAgents; s.configure() }
@@ -280,11 +281,11 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 		s.tornDown()
 		undo()
 	}
-	s.run("drill", "dcs").exits(t, exitOK, "restore proven", "not signed") // the test damaged what it meant to, and only that
-	s.run("drills", "verify").exits(t, exitUsage, "--public-key")
-	s.run("keygen", "--signing", "-f", "drills.key").exits(t, exitOK)
-	s.run("drills", "verify", "--public-key", "drills.key.pub").exits(t, exitPartly, "not signed")
-	s.run("drills", "dcs").exits(t, exitOK, "FAILED at fetch", "objective missed")
+	s.run("drill", "dcs").Exits(t, command.ExitOK, "restore proven", "not signed") // the test damaged what it meant to, and only that
+	s.run("drills", "verify").Exits(t, command.ExitUsage, "--public-key")
+	s.run("keygen", "--signing", "-f", "drills.key").Exits(t, command.ExitOK)
+	s.run("drills", "verify", "--public-key", "drills.key.pub").Exits(t, command.ExitPartly, "not signed")
+	s.run("drills", "dcs").Exits(t, command.ExitOK, "FAILED at fetch", "objective missed")
 }
 
 // A backup that holds nothing but registrations would leave nothing: there is nothing to restore from.
@@ -293,7 +294,7 @@ func TestDrillOfGhostsOnly(t *testing.T) {
 	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}, plain: true})
 	etcdtest.Lease(t, s.Client(t), 10*time.Minute, "/locks/one", "/locks/two")
 	s.backup()
-	r := s.drill(exitNothing)
+	r := s.drill(command.ExitNothing)
 	if f := r.Failure; f == nil || f.Step != "content" || !strings.Contains(f.Found, "all 2 keys") || !strings.Contains(f.Try, "keep_leased") {
 		t.Errorf("the failure: %+v", f)
 	}
@@ -303,7 +304,7 @@ func TestDrillOfGhostsOnly(t *testing.T) {
 	etcdtest.Put(t, s.Client(t), "/data/one", "1")
 	etcdtest.Lease(t, s.Client(t), 5*time.Hour, "/cache/one")
 	s.backup()
-	r = s.drill(exitOK)
+	r = s.drill(command.ExitOK)
 	if len(r.Questions) != 1 || !strings.Contains(r.Questions[0].Flag, "--keep-leased /cache/") || r.Content.Removed != 3 {
 		t.Errorf("questions %+v, content %+v", r.Questions, r.Content)
 	}
@@ -316,9 +317,9 @@ func TestDrillKilled(t *testing.T) {
 	s.backup()
 	for _, stage := range []string{"stage", "start", "agents"} {
 		c := s.start("drill", "dcs")
-		c.reaches(t, stage)
-		c.signal(t, syscall.SIGKILL)
-		c.wait(t)
+		c.Reaches(t, stage)
+		c.Signal(t, syscall.SIGKILL)
+		c.Wait(t)
 		until(t, "the end of what a killed drill had started", func() bool {
 			_, processes := s.sandboxes()
 			return len(processes) == 0
@@ -327,16 +328,16 @@ func TestDrillKilled(t *testing.T) {
 	if dirs, _ := s.sandboxes(); len(dirs) == 0 {
 		t.Fatal("no drill was killed before it had taken its sandbox down: nothing was tested")
 	}
-	s.drill(exitOK)
+	s.drill(command.ExitOK)
 	s.tornDown()
 	if found := s.reports("json"); len(found) != 1 {
 		t.Errorf("killed drills left reports: %q", found)
 	}
 
 	interrupted := s.start("drill", "dcs")
-	interrupted.reaches(t, "start")
-	interrupted.signal(t, syscall.SIGINT)
-	interrupted.wait(t).exits(t, exitInterrupt)
+	interrupted.Reaches(t, "start")
+	interrupted.Signal(t, syscall.SIGINT)
+	interrupted.Wait(t).Exits(t, command.ExitInterrupt)
 	s.tornDown()
 	if found := s.reports("json"); len(found) != 1 {
 		t.Errorf("an interrupted drill left a report: %q", found)
@@ -353,13 +354,13 @@ func TestDrillWithAuthenticationAndOwnEtcd(t *testing.T) {
 	s.cluster = fmt.Sprintf("    username: root\n    password_file: password\n    etcd_binary: %s\n    thresholds: {quota: 4GiB}\n", etcdtest.Binary(t, "etcd", etcdtest.V35))
 	s.configure()
 	s.backup()
-	r := s.drill(exitOK)
+	r := s.drill(command.ExitOK)
 	if r.Versions.Etcd != etcdtest.V35 || !strings.HasSuffix(r.Settings.Program, "etcd") || r.Content == nil || !r.Content.Auth || r.Content.Users != 2 || r.Content.Roles != 2 {
 		t.Errorf("versions %+v, settings %+v, content %+v", r.Versions, r.Settings, r.Content)
 	}
 	s.tornDown()
 	s.file("password", "wrong\n")
-	r = s.drill(exitError)
+	r = s.drill(command.ExitError)
 	if f := r.Failure; f == nil || f.Step != "checks" || !strings.Contains(f.Found, "the password was changed") {
 		t.Errorf("with a wrong password: %+v", f)
 	}
@@ -377,7 +378,7 @@ func TestDrillWithCertificatesAsUsers(t *testing.T) {
 			s.configure()
 		}
 		s.backup()
-		if r := s.drill(exitOK, "--compare"); r.Content == nil || !r.Content.Auth || r.Content.Users != 2 || r.Compared == nil || r.Compared.Hash != "equal" {
+		if r := s.drill(command.ExitOK, "--compare"); r.Content == nil || !r.Content.Auth || r.Content.Users != 2 || r.Compared == nil || r.Compared.Hash != "equal" {
 			t.Errorf("etcd %q: content %+v, compared %+v", binary, r.Content, r.Compared)
 		}
 		s.tornDown()
@@ -390,13 +391,13 @@ func TestDrillLive(t *testing.T) {
 	s := newSite(t, siteOptions{})
 	s.fill(100, 300)
 	rows := s.rows()
-	s.run("drill", "dcs", "--live", "--confirm", "dcs").exits(t, exitRefused, "live_drills: allowed")
+	s.run("drill", "dcs", "--live", "--confirm", "dcs").Exits(t, command.ExitRefused, "live_drills: allowed")
 	agents := "    agents:\n      - leased: {prefix: /app/, expect: [/app/leader], deadline: 2m}\n"
 	s.cluster = agents + "    live_drills: allowed\n    objectives: {rto: 10m}\n"
 	s.configure()
-	s.run("drill", "dcs", "--live").exits(t, exitUsage, "--confirm dcs")
-	s.run("drill", "dcs", "--live", "--confirm", "other").exits(t, exitRefused, "nothing was done")
-	s.run("drill", "dcs", "--live", "--dry-run").exits(t, exitOK, "would take a backup")
+	s.run("drill", "dcs", "--live").Exits(t, command.ExitUsage, "--confirm dcs")
+	s.run("drill", "dcs", "--live", "--confirm", "other").Exits(t, command.ExitRefused, "nothing was done")
+	s.run("drill", "dcs", "--live", "--dry-run").Exits(t, command.ExitOK, "would take a backup")
 	if found := s.snapshots(); len(found) > 0 {
 		t.Fatalf("refused drills left %q", found)
 	}
@@ -419,7 +420,7 @@ func TestDrillLive(t *testing.T) {
 		return err == nil && len(got.Kvs) == 1
 	})
 
-	r := s.drill(exitOK, "--live", "--confirm", "dcs")
+	r := s.drill(command.ExitOK, "--live", "--confirm", "dcs")
 	if !r.OK || r.Kind != drills.Live || r.Restore == nil || r.RTOSeconds <= 0 || len(r.Agents) != 1 || r.Agents[0].Verdict != "RECONNECTED" || len(r.Members) != 3 || !r.Members[0].Healthy {
 		t.Fatalf("the live drill: %+v", r)
 	}
@@ -437,7 +438,7 @@ func TestDrillLive(t *testing.T) {
 	if len(s.reports("html")) != 1 {
 		t.Error("the report is not stored")
 	}
-	s.run("rollback", "dcs", r.Restore.Run, "--yes", "--discard-writes").exits(t, exitOK)
+	s.run("rollback", "dcs", r.Restore.Run, "--yes", "--discard-writes").Exits(t, command.ExitOK)
 	etcdtest.MustEqual(t, rows, s.rows())
 }
 

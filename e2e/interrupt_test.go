@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // A backup that is told to stop does so at once, says which signal it was, and leaves nothing: nothing in the spool, no object and no
@@ -22,7 +23,7 @@ func TestSignalsDuringBackup(t *testing.T) {
 		signal syscall.Signal
 		code   int
 		s3     bool
-	}{{syscall.SIGINT, exitInterrupt, true}, {syscall.SIGTERM, exitTerminate, false}} {
+	}{{syscall.SIGINT, command.ExitInterrupt, true}, {syscall.SIGTERM, command.ExitTerminate, false}} {
 		t.Run(c.signal.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}, s3: c.s3})
@@ -43,8 +44,8 @@ func TestSignalsDuringBackup(t *testing.T) {
 				return up+down > 4<<20
 			})
 			told := time.Now()
-			backup.signal(t, c.signal)
-			backup.wait(t).exits(t, c.code, "stopped by")
+			backup.Signal(t, c.signal)
+			backup.Wait(t).Exits(t, c.code, "stopped by")
 			if took := time.Since(told); took > time.Minute {
 				t.Errorf("it took %v to stop", took)
 			}
@@ -89,19 +90,19 @@ func TestKilledBackup(t *testing.T) {
 				at := took*time.Duration(i+1)/9 + rand.N(took/9)
 				backup := s.start("backup", "dcs")
 				time.Sleep(at) // the moment is what is tested
-				backup.signal(t, syscall.SIGKILL)
-				backup.wait(t)
+				backup.Signal(t, syscall.SIGKILL)
+				backup.Wait(t)
 				if found := s.spooled(); len(found) > 0 {
 					t.Errorf("killed after %v, it left %q in the spool", at, found)
 				}
 				left = max(left, len(s.snapshots()))
 			}
-			s.run("expire", "dcs", "--dry-run").exits(t, exitOK)
+			s.run("expire", "dcs", "--dry-run").Exits(t, command.ExitOK)
 			all := s.list()
 			var stray []string
 			// A store's clock may count whole seconds only.
 			until(t, "expire to sweep what is old enough", func() bool {
-				s.run("expire", "dcs").exits(t, exitOK)
+				s.run("expire", "dcs").Exits(t, command.ExitOK)
 				stray = slices.DeleteFunc(s.snapshots(), func(key string) bool {
 					return !strings.HasPrefix(key, "upload of ") && slices.ContainsFunc(all, func(l listed) bool { return strings.Contains(key, l.ID) })
 				})
@@ -112,7 +113,7 @@ func TestKilledBackup(t *testing.T) {
 			if again := s.list(); len(whole) != len(all) || len(again) != len(all) || len(all) == 0 {
 				t.Errorf("%d manifests, %d listed, before the sweep %d", len(whole), len(again), len(all))
 			}
-			s.run("verify", "dcs", "--all").exits(t, exitOK)
+			s.run("verify", "dcs", "--all").Exits(t, command.ExitOK)
 		})
 	}
 }
@@ -128,14 +129,14 @@ func TestFaultyStore(t *testing.T) {
 	s.configure()
 	for _, fault := range []etcdtest.Fault{{Refuse: true}, {CutUp: 1 << 20}} {
 		proxy.Set(fault)
-		s.run("backup", "dcs").exits(t, exitError, s.bucket)
+		s.run("backup", "dcs").Exits(t, command.ExitError, s.bucket)
 		proxy.Set(etcdtest.Fault{})
 		s.nothingLeft()
 	}
 	proxy.Set(etcdtest.Fault{UpRate: 2 << 20, Delay: 5 * time.Millisecond})
 	s.backup()
 	proxy.Set(etcdtest.Fault{CutDown: 1 << 20})
-	s.run("verify", "dcs").exits(t, exitOK) // a cut download goes on from where it was
+	s.run("verify", "dcs").Exits(t, command.ExitOK) // a cut download goes on from where it was
 	if all := s.list(); len(all) != 1 || all[0].Failed {
 		t.Errorf("a cut connection is no verdict on the backup: %+v", all)
 	}
@@ -160,14 +161,14 @@ func TestFullDisk(t *testing.T) {
 	})
 	s.spool = filepath.Join(small, "spool")
 	s.configure()
-	s.run("backup", "dcs").exits(t, exitError, s.spool, "free")
+	s.run("backup", "dcs").Exits(t, command.ExitError, s.spool, "free")
 	s.nothingLeft()
 
 	s.spool = filepath.Join(s.dir, "spool")
 	store := s.store
 	s.store = fmt.Sprintf("{file: {path: %s}}", small)
 	s.configure()
-	s.run("backup", "dcs").exits(t, exitError, small, "no space left")
+	s.run("backup", "dcs").Exits(t, command.ExitError, small, "no space left")
 	if found, _ := filepath.Glob(small + "/dcs/snapshots/*/*/*"); len(found) > 0 {
 		t.Errorf("the full store holds %q", found)
 	}

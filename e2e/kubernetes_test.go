@@ -14,6 +14,7 @@ import (
 
 	"github.com/requorum/requorum/agents/agentstest"
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // A control plane writes to etcd what API servers write: registrations, each time under a new lease, and Lease objects.
@@ -99,9 +100,9 @@ func TestKubernetes(t *testing.T) {
 	before.holder("kube-node-lease/worker1", "worker1")
 	before.holder("kube-node-lease/worker2", "worker2")
 	until(t, "everyone to write", func() bool { return len(etcdtest.Rows(t, client)) == 8 })
-	s.run("check", "dcs", "--wait", "60s").exits(t, 2, "there is no backup", "agent kubernetes /registry/: RECONNECTED", "2 of 2: 10.0.0.1, 10.0.0.2", "kube-system/kube-scheduler by cp1_aaaa", "2 of 2: worker1, worker2")
+	s.run("check", "dcs", "--wait", "60s").Exits(t, 2, "there is no backup", "agent kubernetes /registry/: RECONNECTED", "2 of 2: 10.0.0.1, 10.0.0.2", "kube-system/kube-scheduler by cp1_aaaa", "2 of 2: worker1, worker2")
 	s.backup()
-	s.run("show", "dcs", "latest").exits(t, exitOK, "kubernetes /registry/", "api_servers: 10.0.0.1, 10.0.0.2", "name kube-system/kube-scheduler, holder cp1_aaaa", "count: 2", "silent true")
+	s.run("show", "dcs", "latest").Exits(t, command.ExitOK, "kubernetes /registry/", "api_servers: 10.0.0.1, 10.0.0.2", "name kube-system/kube-scheduler, holder cp1_aaaa", "count: 2", "silent true")
 	before.end()
 	s.lose()
 
@@ -111,16 +112,16 @@ func TestKubernetes(t *testing.T) {
 	after.server("10.0.0.2")
 	after.holder("kube-system/kube-scheduler", "cp2_bbbb")
 	after.holder("kube-node-lease/worker1", "worker1")
-	r := s.run("-o", "json", "restore", "dcs", "--yes", "--agent-deadline", "30s").exits(t, exitAgents, "kube-node-lease/worker2 (last held by worker2)", "cp2_bbbb")
+	r := s.run("-o", "json", "restore", "dcs", "--yes", "--agent-deadline", "30s").Exits(t, command.ExitAgents, "kube-node-lease/worker2 (last held by worker2)", "cp2_bbbb")
 	var report restored
-	r.decode(t, &report)
+	r.Decode(t, &report)
 	if len(report.GhostsRemoved) != 1 || report.GhostsRemoved[0].Prefix != "/registry/masterleases/" || report.GhostsRemoved[0].Count != 2 {
 		t.Errorf("removed %+v: only registrations are ghosts", report.GhostsRemoved)
 	}
 	if rows := fmt.Sprint(etcdtest.Rows(t, s.Client(t))); !strings.Contains(rows, "/registry/events/default/pod.17") || !strings.Contains(rows, "default/abandoned") {
 		t.Error("events or Lease objects are lost")
 	}
-	s.run("check", "dcs", "--wait", "10s").exits(t, 2, "NOT BACK", "1 of 2: worker1; not: kube-node-lease/worker2") // a node that fell silent minutes ago
+	s.run("check", "dcs", "--wait", "10s").Exits(t, 2, "NOT BACK", "1 of 2: worker1; not: kube-node-lease/worker2") // a node that fell silent minutes ago
 
 	// The same with less asked of the nodes, and with an object that nobody can read.
 	after.holder("kube-node-lease/worker2", "worker2")
@@ -129,7 +130,7 @@ func TestKubernetes(t *testing.T) {
 	s.cluster = "    agents: [{kubernetes: {nodes: 50%, deadline: 90s}}]\n"
 	s.configure()
 	s.backup()
-	s.run("show", "dcs", "latest").exits(t, exitOK, `encrypted at rest ("aescbc"): 1`, "not in a known form: 1")
+	s.run("show", "dcs", "latest").Exits(t, command.ExitOK, `encrypted at rest ("aescbc"): 1`, "not in a known form: 1")
 	after.end()
 	s.lose()
 	last := s.controlPlane()
@@ -145,5 +146,5 @@ func TestKubernetes(t *testing.T) {
 		}
 		return nil
 	})
-	s.run("restore", "dcs", "--yes").exits(t, exitOK, "agent    kubernetes /registry/: UNKNOWN", "2 of 2 written since", "1 of 2: worker1")
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitOK, "agent    kubernetes /registry/: UNKNOWN", "2 of 2 written since", "1 of 2: worker1")
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // A cluster that is made anew under the same names, URLs and token has the cluster id of the old one: its backups must not be taken for the
@@ -32,10 +33,10 @@ func TestRebuiltUnderTheSameToken(t *testing.T) {
 	if fresh.Line == old.Line || !strings.Contains(strings.Join(fresh.Alerts, "\n"), "no requorum run opened") {
 		t.Errorf("line %s (before: %s), alerts %q", fresh.Line, old.Line, fresh.Alerts)
 	}
-	s.run("list", "dcs").exits(t, exitOK, "2 lines of history", old.Line, fresh.Line)
+	s.run("list", "dcs").Exits(t, command.ExitOK, "2 lines of history", old.Line, fresh.Line)
 	// Which one is to be restored is a question, not a guess.
 	s.lose()
-	s.run("restore", "dcs", "--yes").exits(t, exitRefused, "two histories", "--at "+fresh.ID)
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "two histories", "--at "+fresh.ID)
 	s.restore("--at", old.ID)
 	etcdtest.MustEqual(t, want, s.rows())
 }
@@ -47,7 +48,7 @@ func TestRebuiltByHand(t *testing.T) {
 	s.fill(100, 200)
 	first := s.backup()
 	snapshot := filepath.Join(s.dir, "snapshot.db")
-	s.run("export", "dcs", "-f", snapshot).exits(t, exitOK)
+	s.run("export", "dcs", "-f", snapshot).Exits(t, command.ExitOK)
 	s.fill(100, 200)
 	newest := s.backup()
 	s.lose()
@@ -86,9 +87,9 @@ func TestTwoClustersUnderOneName(t *testing.T) {
 	if again.Line != mine.Line || len(again.Alerts) != 1 || !strings.Contains(again.Alerts[0], "two clusters share one name") {
 		t.Errorf("lines %s and %s, alerts %q", mine.Line, again.Line, again.Alerts)
 	}
-	text := s.run("backup", "dcs").exits(t, exitOK, "two clusters share one name")
-	if n := strings.Count(text.stderr, "two clusters share one name"); n != 1 {
+	text := s.run("backup", "dcs").Exits(t, command.ExitOK, "two clusters share one name")
+	if n := strings.Count(text.Stderr, "two clusters share one name"); n != 1 {
 		t.Errorf("the alert is told %d times:\n%s", n, text)
 	}
-	s.run("list", "dcs").exits(t, exitOK, "2 lines of history", mine.Line, theirs.Line)
+	s.run("list", "dcs").Exits(t, command.ExitOK, "2 lines of history", mine.Line, theirs.Line)
 }

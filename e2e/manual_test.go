@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // needs skips the test where a program of the distribution is missing; `make test` installs it.
@@ -81,8 +82,8 @@ func TestExportAndImport(t *testing.T) {
 	s.Wipe(t)
 
 	exported := filepath.Join(s.dir, "exported.db")
-	s.run("export", "dcs", live.ID, "-f", exported).exits(t, exitOK)
-	s.run("export", "dcs", live.ID, "-f", exported).exits(t, exitError, "is there already")
+	s.run("export", "dcs", live.ID, "-f", exported).Exits(t, command.ExitOK)
+	s.run("export", "dcs", live.ID, "-f", exported).Exits(t, command.ExitError, "is there already")
 	var status struct {
 		Revision int64
 		TotalKey int64
@@ -95,8 +96,8 @@ func TestExportAndImport(t *testing.T) {
 	}
 
 	var fromCtl, raw taken
-	s.run("-o", "json", "import", "dcs", saved).exits(t, exitOK).decode(t, &fromCtl)
-	s.run("-o", "json", "import", "dcs", filepath.Join(s.dir, "raw.db")).exits(t, exitOK).decode(t, &raw)
+	s.run("-o", "json", "import", "dcs", saved).Exits(t, command.ExitOK).Decode(t, &fromCtl)
+	s.run("-o", "json", "import", "dcs", filepath.Join(s.dir, "raw.db")).Exits(t, command.ExitOK).Decode(t, &raw)
 	if fromCtl.Line == live.Line || raw.Line == live.Line || fromCtl.Line == raw.Line {
 		t.Errorf("imports share a line: %s, %s, live %s", fromCtl.Line, raw.Line, live.Line)
 	}
@@ -104,9 +105,9 @@ func TestExportAndImport(t *testing.T) {
 		t.Error("a member's own file lacks what stood in its WAL, and nobody says so")
 	}
 	write(t, saved, read(t, saved)[:4096])
-	s.run("import", "dcs", saved).exits(t, exitVerify)
-	s.run("import", "dcs", filepath.Join(s.dir, "nothing.db")).exits(t, exitError, "nothing.db")
-	s.run("verify", "dcs", "--all").exits(t, exitOK)
+	s.run("import", "dcs", saved).Exits(t, command.ExitVerify)
+	s.run("import", "dcs", filepath.Join(s.dir, "nothing.db")).Exits(t, command.ExitError, "nothing.db")
+	s.run("verify", "dcs", "--all").Exits(t, command.ExitOK)
 
 	s.restore() // nothing is named: the live one
 	etcdtest.MustEqual(t, present, s.rows())
@@ -116,5 +117,5 @@ func TestExportAndImport(t *testing.T) {
 	etcdtest.MustEqual(t, present, s.rows())
 	s.restore("--from", "file:"+exported, "--replace-healthy", "dcs")
 	etcdtest.MustEqual(t, present, s.rows())
-	s.run("restore", "dcs", "--yes", "--from", "file:"+saved, "--replace-healthy", "dcs").exits(t, exitVerify) // the cut one
+	s.run("restore", "dcs", "--yes", "--from", "file:"+saved, "--replace-healthy", "dcs").Exits(t, command.ExitVerify) // the cut one
 }

@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // Of every supported version: what a cluster held is there again after total loss, row by row, from one command; what was leased
@@ -158,7 +159,7 @@ func TestOtherVersion(t *testing.T) {
 	s.cluster = "    target_version: " + etcdtest.V35 + "\n    keep_leased: []\n"
 	s.configure()
 	// Long leases of nobody's are asked about.
-	s.run("restore", "dcs", "--yes").exits(t, exitRefused, "--keep-leased /registry/events/", "--drop-leased /registry/events/")
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "--keep-leased /registry/events/", "--drop-leased /registry/events/")
 	report := s.restore("--drop-leased", "/registry/events/")
 	s.WaitHealthy(t)
 	if version := s.Members[0].Status(t).Version; version != etcdtest.V35 {

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // serve tells people when a cluster goes down and when it is back, shows the same as metrics, and calls the heartbeat while backups succeed. Whom it tells
@@ -89,14 +90,14 @@ notify: {wait: 1s, to: [{webhook: {url_file: hook%[2]s}}]}
 		}
 	}
 	configure("before-")
-	start(t, dir, nil, "config", "check").wait(t).exits(t, exitOK)
+	start(t, dir, nil, "config", "check").Wait(t).Exits(t, command.ExitOK)
 	c := start(t, dir, nil, "serve")
 	shows := func(line string) func() bool {
 		return func() bool { return strings.Contains(page(port, "/metrics"), line) }
 	}
 	until(t, "a heartbeat", func() bool { mu.Lock(); defer mu.Unlock(); return oldBeats > 0 })
 	configure("")
-	c.signal(t, syscall.SIGHUP)
+	c.Signal(t, syscall.SIGHUP)
 	until(t, "two heartbeats where the reload wants them", func() bool { mu.Lock(); defer mu.Unlock(); return beats >= 2 })
 	until(t, "backups as metrics", shows(`requorum_backup_last_timestamp_seconds{cluster="dcs"}`))
 
@@ -114,8 +115,8 @@ notify: {wait: 1s, to: [{webhook: {url_file: hook%[2]s}}]}
 	until(t, "word that backups succeed", told("snapshot_failed", func(m message) []problem { return m.Recovered }))
 	until(t, "heartbeats again", func() bool { mu.Lock(); defer mu.Unlock(); return beats > before })
 	until(t, "the margin as a metric", shows(`requorum_cluster_quorum_margin{cluster="dcs"} 0`))
-	c.signal(t, syscall.SIGTERM)
-	if r := c.wait(t).exits(t, exitOK); strings.Contains(r.stderr, "s3cret") {
-		t.Errorf("the log tells a secret URL:\n%s", r.stderr)
+	c.Signal(t, syscall.SIGTERM)
+	if r := c.Wait(t).Exits(t, command.ExitOK); strings.Contains(r.Stderr, "s3cret") {
+		t.Errorf("the log tells a secret URL:\n%s", r.Stderr)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // The commands of the quickstart do, in their order and as they stand there, what it says of them. Only ports are others, waits are for what
@@ -62,8 +63,8 @@ func TestQuickstart(t *testing.T) {
 		}
 	})
 	env := []string{"HOME=" + home, "PATH=" + programs + ":" + os.Getenv("PATH"), "ETCDCTL_ENDPOINTS=" + client}
-	r := startProgram(t, home, env, "bash", "-uc", strings.NewReplacer(substitutes...).Replace(script.String())).wait(t)
-	rest := r.stdout + r.stderr
+	r := command.Start(t, command.Options{Dir: home, Env: env}, "bash", "-uc", strings.NewReplacer(substitutes...).Replace(script.String())).Wait(t)
+	rest := r.Stdout + r.Stderr
 	for _, want := range []string{
 		`requorum.yaml: ok, 1 cluster, 1 store, every endpoint, host and store answers`,
 		`dcs: backup b\w+ at revision 4\d: 4[01] keys, .*, encrypted to 1 recipient\n`,

@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // prefix makes a deletion one of all keys that begin so.
@@ -56,11 +57,11 @@ func TestKilledRestoreIsRolledBack(t *testing.T) {
 				etcdtest.Put(t, s.Client(t), "/data/late", stage)
 				before, id = s.rows(), s.Members[0].Status(t).Header.ClusterId
 			}, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", b.ID)
-			s.run("rollback", "dcs", "--yes", "--discard-writes").exits(t, exitOK)
+			s.run("rollback", "dcs", "--yes", "--discard-writes").Exits(t, command.ExitOK)
 			s.WaitHealthy(t)
 			etcdtest.MustEqual(t, before, s.rows())
 			served := stage == "start" || stage == "prove"
-			late := !served && strings.Contains(r.stderr, "\nallow ") // the signal came when starts may have begun: either is right
+			late := !served && strings.Contains(r.Stderr, "\nallow ") // the signal came when starts may have begun: either is right
 			if same := s.Members[0].Status(t).Header.ClusterId == id; same == served && !late {
 				t.Errorf("the cluster id is the old one: %v; the new cluster may have been seen by clients: %v", same, served)
 			}
@@ -77,15 +78,15 @@ func (s *site) in(t *testing.T) *site {
 }
 
 // killed runs a command that is killed after a stage, and once more if it was done before the signal came; before each run it calls before.
-func (s *site) killed(stage string, before func(), args ...string) (r result) {
+func (s *site) killed(stage string, before func(), args ...string) (r command.Result) {
 	s.t.Helper()
 	for attempt := 1; ; attempt++ {
 		before()
 		c := s.start(args...)
-		c.reaches(s.t, stage)
-		c.signal(s.t, syscall.SIGKILL)
-		if r = c.wait(s.t); r.code != exitOK || attempt == 5 {
-			r.exits(s.t, -1)
+		c.Reaches(s.t, stage)
+		c.Signal(s.t, syscall.SIGKILL)
+		if r = c.Wait(s.t); r.Code != command.ExitOK || attempt == 5 {
+			r.Exits(s.t, -1)
 			break
 		} // it was done before the signal came
 	}
@@ -110,7 +111,7 @@ func (s *site) killed(stage string, before func(), args ...string) (r result) {
 func (s *site) settled() {
 	s.t.Helper()
 	var runs []struct{ Unfinished any }
-	s.run("-o", "json", "runs", "dcs").exits(s.t, exitOK).decode(s.t, &runs)
+	s.run("-o", "json", "runs", "dcs").Exits(s.t, command.ExitOK).Decode(s.t, &runs)
 	if len(runs) != 1 || runs[0].Unfinished != nil {
 		s.t.Errorf("runs says %+v", runs)
 	}
@@ -127,7 +128,7 @@ func (s *site) settled() {
 	if found := s.spooled(); len(found) > 0 {
 		s.t.Errorf("the spool holds %q", found)
 	}
-	s.run("check", "dcs", "--wait", "0").exits(s.t, exitOK)
+	s.run("check", "dcs", "--wait", "0").Exits(s.t, command.ExitOK)
 }
 
 // While one restore works, another is turned away; told to stop, the first one says what stands where and how to go on.
@@ -139,42 +140,42 @@ func TestOneRestoreAtATime(t *testing.T) {
 	want := s.rows()
 	s.lose()
 	first := s.start("restore", "dcs", "--yes")
-	first.reaches(t, "stage")
-	first.signal(t, syscall.SIGSTOP)
-	s.run("restore", "dcs", "--yes").exits(t, exitLocked, "holds the lock", "pid")
-	s.run("rollback", "dcs", "--yes").exits(t, exitLocked)
-	s.run("-o", "json", "backup", "dcs", "--refuse-held", "--endpoints", s.Endpoints()[0], "--store", "file://"+s.storeDir(), "--allow-tmpfs-spool", "--spool-dir", s.spool).exits(t, exitRefused, "a restore")
-	first.signal(t, syscall.SIGTERM)
-	first.signal(t, syscall.SIGCONT)
-	stopped := first.wait(t)
-	if stopped.code != exitOK { // it was not past its last step
-		stopped.exits(t, exitTerminate, "stopped by terminated", "requorum.yaml restore dcs", "requorum.yaml rollback dcs", s.Members[0].Name+": ")
-		s.run("runs", "dcs").exits(t, exitOK, "UNFINISHED")
-		s.run("restore", "dcs", "--plan").exits(t, exitError, "unfinished")
+	first.Reaches(t, "stage")
+	first.Signal(t, syscall.SIGSTOP)
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitLocked, "holds the lock", "pid")
+	s.run("rollback", "dcs", "--yes").Exits(t, command.ExitLocked)
+	s.run("-o", "json", "backup", "dcs", "--refuse-held", "--endpoints", s.Endpoints()[0], "--store", "file://"+s.storeDir(), "--allow-tmpfs-spool", "--spool-dir", s.spool).Exits(t, command.ExitRefused, "a restore")
+	first.Signal(t, syscall.SIGTERM)
+	first.Signal(t, syscall.SIGCONT)
+	stopped := first.Wait(t)
+	if stopped.Code != command.ExitOK { // it was not past its last step
+		stopped.Exits(t, command.ExitTerminate, "stopped by terminated", "requorum.yaml restore dcs", "requorum.yaml rollback dcs", s.Members[0].Name+": ")
+		s.run("runs", "dcs").Exits(t, command.ExitOK, "UNFINISHED")
+		s.run("restore", "dcs", "--plan").Exits(t, command.ExitError, "unfinished")
 		s.restore("--resume")
 	}
 	etcdtest.MustEqual(t, want, s.rows())
 	s.settled()
-	s.run("restore", "dcs", "--yes", "--resume").exits(t, exitError, "no unfinished run")
+	s.run("restore", "dcs", "--yes", "--resume").Exits(t, command.ExitError, "no unfinished run")
 }
 
 // What is in doubt is refused with the flag that would allow it, before anything is touched.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, siteOptions{})
-	s.run("restore", "dcs", "--yes").exits(t, exitNothing, "requorum list")
-	s.run("verify", "dcs").exits(t, exitNothing)
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitNothing, "requorum list")
+	s.run("verify", "dcs").Exits(t, command.ExitNothing)
 	s.fill(50, 500)
 	b := s.backup()
 	want := s.rows()
-	s.run("restore", "dcs", "--yes").exits(t, exitRefused, "is healthy", "--replace-healthy dcs")
-	s.run("restore", "dcs", "--yes", "--replace-healthy", "other").exits(t, exitUsage, "is dcs")
-	s.run("restore", "dcs", "--replace-healthy", "dcs").exits(t, exitUsage, "--yes") // nobody can be asked
-	s.run("restore", "dcs", "--yes", "--at", "bzzzzzzz").exits(t, exitNothing)
-	s.run("restore", "dcs", "--yes", "--at", "2001-01-01T00:00:00Z").exits(t, exitNothing)
-	s.run("restore", "dcs", "--yes", "--at", "yesterday").exits(t, exitUsage)
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "is healthy", "--replace-healthy dcs")
+	s.run("restore", "dcs", "--yes", "--replace-healthy", "other").Exits(t, command.ExitUsage, "is dcs")
+	s.run("restore", "dcs", "--replace-healthy", "dcs").Exits(t, command.ExitUsage, "--yes") // nobody can be asked
+	s.run("restore", "dcs", "--yes", "--at", "bzzzzzzz").Exits(t, command.ExitNothing)
+	s.run("restore", "dcs", "--yes", "--at", "2001-01-01T00:00:00Z").Exits(t, command.ExitNothing)
+	s.run("restore", "dcs", "--yes", "--at", "yesterday").Exits(t, command.ExitUsage)
 	for _, args := range [][]string{{"restore", "dcs", "--plan"}, {"restore", "dcs", "--dry-run", "--at", b.ID[:4]}} {
-		s.run(append(args, "--replace-healthy", "dcs")...).exits(t, exitOK, b.ID, "1000000", "stage", "exchange", "prove")
+		s.run(append(args, "--replace-healthy", "dcs")...).Exits(t, command.ExitOK, b.ID, "1000000", "stage", "exchange", "prove")
 	}
 	etcdtest.MustEqual(t, want, s.rows())
 	for _, m := range s.Members {
@@ -190,7 +191,7 @@ func TestRefusals(t *testing.T) {
 	time.Sleep(time.Until(b.Time.Add(time.Second))) // times of backups are whole seconds
 	fewer := s.backup()
 	s.lose()
-	s.run("restore", "dcs", "--yes").exits(t, exitRefused, "--at "+b.ID, "--at "+fewer.ID)
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "--at "+b.ID, "--at "+fewer.ID)
 	s.restore("--at", b.ID)
 	etcdtest.MustEqual(t, want, s.rows())
 }
@@ -201,18 +202,18 @@ func TestPartialEnds(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, siteOptions{cluster: "    objectives: {rpo: 1h}\n"})
 	s.fill(50, 500)
-	s.run("check", "dcs").exits(t, 2, "CRITICAL", "there is no backup")
+	s.run("check", "dcs").Exits(t, 2, "CRITICAL", "there is no backup")
 	s.backup()
 	want := s.rows()
-	s.run("check", "dcs").exits(t, 0, "OK: dcs: 3 of 3 members healthy")
+	s.run("check", "dcs").Exits(t, 0, "OK: dcs: 3 of 3 members healthy")
 	follower := s.Followers(t)[0]
 	follower.Kill(t)
-	s.run("check", "dcs").exits(t, 1, "WARNING: dcs: 2 of 3 members healthy", follower.ClientURL)
+	s.run("check", "dcs").Exits(t, 1, "WARNING: dcs: 2 of 3 members healthy", follower.ClientURL)
 	s.lose()
-	s.run("check", "dcs").exits(t, 2, "CRITICAL", "requorum restore dcs")
+	s.run("check", "dcs").Exits(t, 2, "CRITICAL", "requorum restore dcs")
 
-	r := s.run("restore", "dcs", "--yes", "--without", s.Members[2].Name).exits(t, exitPartly, s.Members[2].Name)
-	if !strings.Contains(r.stdout, "ok") {
+	r := s.run("restore", "dcs", "--yes", "--without", s.Members[2].Name).Exits(t, command.ExitPartly, s.Members[2].Name)
+	if !strings.Contains(r.Stdout, "ok") {
 		t.Errorf("the two others were not proven:\n%s", r)
 	}
 	if s.Members[2].Running() {
@@ -223,15 +224,15 @@ func TestPartialEnds(t *testing.T) {
 	s.Kill(t)
 	s.cluster = "    objectives: {rpo: 1ms}\n    agents: [{leased: {prefix: /app/, count: 1, deadline: 2s}}]\n"
 	s.configure()
-	s.run("restore", "dcs", "--yes").exits(t, exitAgents, "NOT BACK", "/app/")
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitAgents, "NOT BACK", "/app/")
 	s.WaitHealthy(t)
 	etcdtest.MustEqual(t, want, s.rows())
-	s.run("check", "dcs", "--wait", "1s").exits(t, 2, "agent leased /app/", "the objective is 1ms")
+	s.run("check", "dcs", "--wait", "1s").Exits(t, 2, "agent leased /app/", "the objective is 1ms")
 
 	s.store = "{file: {path: /dev/null/nowhere}}"
 	s.cluster = ""
 	s.configure()
-	s.run("check", "dcs").exits(t, 3, "UNKNOWN")
+	s.run("check", "dcs").Exits(t, 3, "UNKNOWN")
 }
 
 // A finished restore can be taken back as well. What clients wrote meanwhile is lost by that, so it is asked about, with how much it is.
@@ -242,16 +243,16 @@ func TestRollbackAfterWrites(t *testing.T) {
 	b := s.backup()
 	etcdtest.Put(t, s.Client(t), "/data/late", "after the backup")
 	before := s.rows()
-	s.run("rollback", "dcs", "--yes").exits(t, exitNothing)
+	s.run("rollback", "dcs", "--yes").Exits(t, command.ExitNothing)
 	r := s.restore("--at", b.ID, "--replace-healthy", "dcs")
 	for i := range 3 {
 		etcdtest.Put(t, s.Client(t), fmt.Sprintf("/data/new%d", i), "of the new cluster")
 	}
 	restored := s.rows()
-	s.run("rollback", "dcs", "--yes", r.Run).exits(t, exitRefused, "--discard-writes", r.Run)
+	s.run("rollback", "dcs", "--yes", r.Run).Exits(t, command.ExitRefused, "--discard-writes", r.Run)
 	etcdtest.MustEqual(t, restored, s.rows())
-	s.run("rollback", "dcs", "--dry-run", "--discard-writes").exits(t, exitOK, "discards")
-	s.run("rollback", "dcs", "--yes", "--discard-writes", r.Run).exits(t, exitOK, "rollback")
+	s.run("rollback", "dcs", "--dry-run", "--discard-writes").Exits(t, command.ExitOK, "discards")
+	s.run("rollback", "dcs", "--yes", "--discard-writes", r.Run).Exits(t, command.ExitOK, "rollback")
 	etcdtest.MustEqual(t, before, s.rows())
 	s.settled()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // Whoever may put and list, and nothing else, can back up: a stolen backup machine can neither read nor delete what it wrote.
@@ -28,9 +29,9 @@ func TestPutAndListAreEnough(t *testing.T) {
 	if len(second.Alerts) != 1 || !strings.Contains(second.Alerts[0], "may not read the objects under lines/") {
 		t.Errorf("what cannot be noticed without reading is not told, or something else is: %q", second.Alerts)
 	}
-	s.run("list", "dcs").exits(t, exitOK, first.ID, second.ID)
+	s.run("list", "dcs").Exits(t, command.ExitOK, first.ID, second.ID)
 	s.env = all
-	s.run("verify", "dcs", "--all").exits(t, exitOK)
+	s.run("verify", "dcs", "--all").Exits(t, command.ExitOK)
 }
 
 // What the bucket's lock protects is reported and kept, whole, and is no failure.
@@ -52,11 +53,11 @@ func TestLockedBackup(t *testing.T) {
 	}
 	pause(locked)
 	s.backup()
-	s.run("expire", "dcs").exits(t, exitOK, "LOCKED", locked.ID)
+	s.run("expire", "dcs").Exits(t, command.ExitOK, "LOCKED", locked.ID)
 	if all := s.list(); len(all) != 2 {
 		t.Errorf("list shows %+v", all)
 	}
-	s.run("verify", "dcs", locked.ID).exits(t, exitOK)
+	s.run("verify", "dcs", locked.ID).Exits(t, command.ExitOK)
 	for _, key := range s.snapshots() {
 		if strings.HasPrefix(key, "upload of ") {
 			t.Errorf("%s is left", key)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // Servers that ask for client certificates, among themselves too, come back with theirs.
@@ -17,12 +18,12 @@ func TestClientCertificates(t *testing.T) {
 
 	s.plainTLS = true
 	s.configure()
-	s.run("backup", "dcs").exits(t, exitError, "tls")
-	s.run("config", "check").exits(t, exitUsage, "clusters.dcs.endpoints[0]", "tls")
+	s.run("backup", "dcs").Exits(t, command.ExitError, "tls")
+	s.run("config", "check").Exits(t, command.ExitUsage, "clusters.dcs.endpoints[0]", "tls")
 	s.plainTLS = false
 	s.configure()
 
-	s.run("config", "check").exits(t, exitOK)
+	s.run("config", "check").Exits(t, command.ExitOK)
 	s.backup("--prove")
 	s.lose()
 	s.restore()
@@ -43,11 +44,11 @@ func TestAuthentication(t *testing.T) {
 		s.configure()
 	}
 
-	s.run("backup", "dcs").exits(t, exitError, "username")
+	s.run("backup", "dcs").Exits(t, command.ExitError, "username")
 	login("reader", "reader")
-	s.run("backup", "dcs").exits(t, exitError, "reader", "root role")
+	s.run("backup", "dcs").Exits(t, command.ExitError, "reader", "root role")
 	login("root", "wrong")
-	s.run("backup", "dcs").exits(t, exitError, "password")
+	s.run("backup", "dcs").Exits(t, command.ExitError, "password")
 	if found := s.snapshots(); len(found) > 0 {
 		t.Errorf("backups that were refused left %q", found)
 	}
@@ -62,7 +63,7 @@ func TestAuthentication(t *testing.T) {
 	s.RootPassword = "now"
 	login("root", "now")
 	s.Kill(t)
-	s.run("restore", "dcs", "--yes", "--from", "store").exits(t, exitError, "credentials", "the password was changed after this backup", "nothing was changed")
+	s.run("restore", "dcs", "--yes", "--from", "store").Exits(t, command.ExitError, "credentials", "the password was changed after this backup", "nothing was changed")
 	if s.Members[0].Running() {
 		t.Error("a restore that could not be proven started a member")
 	}

@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // A fleet is replicas of requorum serve on one store.
@@ -238,7 +239,7 @@ func TestServeReplicas(t *testing.T) {
 			ID string
 			OK bool
 		}
-		start(t, f.dir, nil, "-c", configs["a"], "-q", "-o", "json", "verify", name, "--all").wait(t).exits(t, exitOK).decode(t, &all)
+		start(t, f.dir, nil, "-c", configs["a"], "-q", "-o", "json", "verify", name, "--all").Wait(t).Exits(t, command.ExitOK).Decode(t, &all)
 		if len(all) != len(f.backups(name)) || slices.ContainsFunc(all, func(v struct {
 			ID string
 			OK bool
@@ -330,15 +331,15 @@ func TestServe(t *testing.T) {
 	serve := fmt.Sprintf("serve: {listen: '127.0.0.1:%d', token_file: token, watch: 1s, tls: {cert: %s, key: %s}}", port, certs.Server.Cert, certs.Server.Key)
 	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: certs.ClientTLS(certs.Client)}}
 	defer client.CloseIdleConnections()
-	start(t, f.dir, nil, "-c", f.config("open", ""), "serve", "--listen", "0.0.0.0:0").wait(t).exits(t, exitUsage, "serve.tls", "serve.token_file", "127.0.0.1")
+	start(t, f.dir, nil, "-c", f.config("open", ""), "serve", "--listen", "0.0.0.0:0").Wait(t).Exits(t, command.ExitUsage, "serve.tls", "serve.token_file", "127.0.0.1")
 	path := f.config("one", serve)
-	start(t, f.dir, nil, "-c", path, "serve", "--log-format", "xml").wait(t).exits(t, exitUsage, "text or json")
+	start(t, f.dir, nil, "-c", path, "serve", "--log-format", "xml").Wait(t).Exits(t, command.ExitUsage, "text or json")
 
 	systemd := newManager(t, filepath.Join(f.dir, "notify"))
 	c := start(t, f.dir, []string{"NOTIFY_SOCKET=" + filepath.Join(f.dir, "notify"), "WATCHDOG_USEC=900000"}, "-c", path, "serve", "--log-format", "json")
 	defer func() {
 		if t.Failed() {
-			t.Log(c.stderr.String())
+			t.Log(c.Stderr.String())
 		}
 	}()
 	systemd.hears(t, "READY=1")
@@ -403,7 +404,7 @@ func TestServe(t *testing.T) {
 	if err := os.WriteFile(path, append(text, "nonsense: 1\n"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.signal(t, syscall.SIGHUP)
+	c.Signal(t, syscall.SIGHUP)
 	if s := systemd.hears(t, "RELOADING=1"); !strings.Contains(s, "MONOTONIC_USEC=") {
 		t.Errorf("reloading without the moment: %q", s)
 	}
@@ -414,7 +415,7 @@ func TestServe(t *testing.T) {
 	// A better one with one more cluster is taken up.
 	f.names = append(f.names, "c1")
 	f.config("one", serve)
-	c.signal(t, syscall.SIGHUP)
+	c.Signal(t, syscall.SIGHUP)
 	systemd.hears(t, "RELOADING=1")
 	f.more(1)
 	if _, alerts := ask("GET", "/api/v1/alerts", token); strings.Contains(alerts, "reload") {
@@ -422,10 +423,10 @@ func TestServe(t *testing.T) {
 	}
 	// What only a new start can bring in is said, until it is taken back.
 	f.config("one", strings.Replace(serve, fmt.Sprint(port), fmt.Sprint(etcdtest.FreePort(t)), 1))
-	c.signal(t, syscall.SIGHUP)
+	c.Signal(t, syscall.SIGHUP)
 	says("/api/v1/alerts", "restart_needed")
 	f.config("one", strings.Replace(serve, "watch: 1s", "watch: 2s, grace: 50s, runs_at_once: 3", 1))
-	c.signal(t, syscall.SIGHUP)
+	c.Signal(t, syscall.SIGHUP)
 	until(t, "the end of that alert", func() bool {
 		code, alerts := ask("GET", "/api/v1/alerts", token)
 		return code == http.StatusOK && !strings.Contains(alerts, "restart_needed")
@@ -454,7 +455,7 @@ func TestServe(t *testing.T) {
 		t.Errorf("%d backups were taken in spite of a restore's hold", n-held)
 	}
 	runs := func(msg, kind string) (n int) {
-		for line := range strings.Lines(c.stderr.String()) {
+		for line := range strings.Lines(c.Stderr.String()) {
 			var v struct{ Msg, Cluster, Kind string }
 			if err := json.Unmarshal([]byte(line), &v); err == nil && v.Msg == msg && v.Cluster == "c0" && v.Kind == kind {
 				n++
@@ -468,17 +469,17 @@ func TestServe(t *testing.T) {
 	if n := runs("run is done", "expire"); n > expired {
 		t.Errorf("%d expiries were done in spite of a restore's hold", n-expired)
 	}
-	start(t, f.dir, nil, "-c", path, "check", "c0", "--wait", "0").wait(t).exits(t, 1, "restore r23456789abc")
+	start(t, f.dir, nil, "-c", path, "check", "c0", "--wait", "0").Wait(t).Exits(t, 1, "restore r23456789abc")
 	if err := os.Remove(hold); err != nil {
 		t.Fatal(err)
 	}
 	f.names = []string{"c0", "c1"}
 	f.more(1)
 
-	c.signal(t, syscall.SIGTERM)
+	c.Signal(t, syscall.SIGTERM)
 	systemd.hears(t, "STOPPING=1")
-	r := c.wait(t).exits(t, exitOK)
-	if strings.Contains(r.stderr, token) {
+	r := c.Wait(t).Exits(t, command.ExitOK)
+	if strings.Contains(r.Stderr, token) {
 		t.Error("the log shows the token")
 	}
 	var plans []struct {
@@ -486,7 +487,7 @@ func TestServe(t *testing.T) {
 		Last          *time.Time
 		Next          []time.Time
 	}
-	start(t, f.dir, nil, "-c", path, "-o", "json", "schedules", "c0", "--next", "5").wait(t).exits(t, exitOK).decode(t, &plans)
+	start(t, f.dir, nil, "-c", path, "-o", "json", "schedules", "c0", "--next", "5").Wait(t).Exits(t, command.ExitOK).Decode(t, &plans)
 	for _, p := range plans {
 		if p.Last == nil || p.Outcome == "" || len(p.Next) != 5 || !slices.IsSortedFunc(p.Next, time.Time.Compare) || !p.Next[4].After(p.Next[0]) {
 			t.Errorf("the schedule of kind %s last ran at %v (%s), next at %v", p.Kind, p.Last, p.Outcome, p.Next)
@@ -499,16 +500,16 @@ func TestServe(t *testing.T) {
 		VerifiedAt *time.Time `json:"verified_at"`
 	}
 	var backups []backup
-	start(t, f.dir, nil, "-c", path, "-o", "json", "list", "c0").wait(t).exits(t, exitOK).decode(t, &backups)
+	start(t, f.dir, nil, "-c", path, "-o", "json", "list", "c0").Wait(t).Exits(t, command.ExitOK).Decode(t, &backups)
 	if !slices.ContainsFunc(backups, func(b backup) bool { return b.VerifiedAt != nil }) {
 		t.Errorf("of %d backups none has a verdict of the scheduled verification", len(backups))
 	}
-	start(t, f.dir, nil, "-c", path, "schedules").wait(t).exits(t, exitOK, "c0", "c1", "snapshot", "@every 2s", "ok")
-	if !strings.Contains(r.stderr, `"msg":"stopping","grace":50000000000`) {
+	start(t, f.dir, nil, "-c", path, "schedules").Wait(t).Exits(t, command.ExitOK, "c0", "c1", "snapshot", "@every 2s", "ok")
+	if !strings.Contains(r.Stderr, `"msg":"stopping","grace":50000000000`) {
 		t.Error("it does not stop with the grace time of the last reload")
 	}
 	stages := map[string]bool{}
-	for line := range strings.Lines(r.stderr) {
+	for line := range strings.Lines(r.Stderr) {
 		var v struct{ Msg, Cluster, Run, Stage string }
 		if err := json.Unmarshal([]byte(line), &v); err != nil {
 			t.Fatalf("a line that is no JSON: %s", line)

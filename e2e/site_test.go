@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 	"github.com/requorum/requorum/storage/storagetest"
 )
 
@@ -124,15 +125,15 @@ func (s *site) configure() {
 }
 
 // start starts requorum in the site's directory, where it finds the configuration.
-func (s *site) start(args ...string) *command {
+func (s *site) start(args ...string) *command.Command {
 	s.t.Helper()
 	return start(s.t, s.dir, s.env, args...)
 }
 
 // run runs requorum to its end.
-func (s *site) run(args ...string) result {
+func (s *site) run(args ...string) command.Result {
 	s.t.Helper()
-	return s.start(args...).wait(s.t)
+	return s.start(args...).Wait(s.t)
 }
 
 // A taken backup, as requorum backup -o json says it.
@@ -162,7 +163,7 @@ type taken struct {
 func (s *site) backup(flags ...string) taken {
 	s.t.Helper()
 	var b taken
-	s.run(slices.Concat([]string{"-o", "json", "backup", "dcs"}, flags)...).exits(s.t, exitOK).decode(s.t, &b)
+	s.run(slices.Concat([]string{"-o", "json", "backup", "dcs"}, flags)...).Exits(s.t, command.ExitOK).Decode(s.t, &b)
 	return b
 }
 
@@ -194,7 +195,7 @@ type restored struct {
 func (s *site) restore(flags ...string) restored {
 	s.t.Helper()
 	var r restored
-	s.run(slices.Concat([]string{"-o", "json", "restore", "dcs", "--yes"}, flags)...).exits(s.t, exitOK).decode(s.t, &r)
+	s.run(slices.Concat([]string{"-o", "json", "restore", "dcs", "--yes"}, flags)...).Exits(s.t, command.ExitOK).Decode(s.t, &r)
 	if !r.OK {
 		s.t.Errorf("the restore is not ok: %+v", r)
 	}
@@ -211,7 +212,7 @@ type listed struct {
 
 func (s *site) list() (all []listed) {
 	s.t.Helper()
-	s.run("-o", "json", "list", "dcs").exits(s.t, exitOK).decode(s.t, &all)
+	s.run("-o", "json", "list", "dcs").Exits(s.t, command.ExitOK).Decode(s.t, &all)
 	return all
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 	"github.com/requorum/requorum/storage/storagetest"
 )
 
@@ -196,14 +197,14 @@ serve: {listen: "127.0.0.1:%d", watch: 1s}
 		ID string
 		OK bool
 	}
-	start(t, dir, nil, "-c", args[0][3], "-q", "-o", "json", "verify", "dcs", "--all").wait(t).exits(t, exitOK).decode(t, &all)
+	start(t, dir, nil, "-c", args[0][3], "-q", "-o", "json", "verify", "dcs", "--all").Wait(t).Exits(t, command.ExitOK).Decode(t, &all)
 	n, keys := manifests()
 	if len(all) != n || n < int(length/(20*time.Second)) {
 		t.Errorf("%d backups verified of %d in the store after %s", len(all), n, length)
 	}
 	// A backup that is listed has a manifest, and one that has a manifest its data.
 	var list []struct{ ID string }
-	text := start(t, dir, nil, "-c", args[0][3], "-q", "-o", "json", "list", "dcs").wait(t).exits(t, exitOK).stdout
+	text := start(t, dir, nil, "-c", args[0][3], "-q", "-o", "json", "list", "dcs").Wait(t).Exits(t, command.ExitOK).Stdout
 	if err := json.Unmarshal([]byte(text), &list); err != nil || len(list) != n {
 		t.Errorf("%d backups are listed, %d have manifests: %v", len(list), n, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 	"github.com/requorum/requorum/storage/storagetest"
 )
 
@@ -34,22 +35,22 @@ func TestTwoStores(t *testing.T) {
 	if len(first.Stores) != 2 {
 		t.Errorf("the backup is in %q", first.Stores)
 	}
-	s.run("list", "dcs").exits(t, exitOK, "main,offsite")
+	s.run("list", "dcs").Exits(t, command.ExitOK, "main,offsite")
 
 	stores("/dev/null/gone")
 	pause(first)
-	s.run("backup", "dcs").exits(t, exitPartly, "offsite", "requorum copy")
-	s.run("list", "dcs").exits(t, exitPartly, first.ID, "offsite")
-	s.run("expire", "dcs").exits(t, exitError, "offsite") // nothing is decided on a part
+	s.run("backup", "dcs").Exits(t, command.ExitPartly, "offsite", "requorum copy")
+	s.run("list", "dcs").Exits(t, command.ExitPartly, first.ID, "offsite")
+	s.run("expire", "dcs").Exits(t, command.ExitError, "offsite") // nothing is decided on a part
 	stores(offsite)
 	all := s.list()
 	if len(all) != 2 {
 		t.Fatalf("list shows %+v", all)
 	}
-	s.run("copy", "dcs", "--to", "nowhere").exits(t, exitUsage, "main, offsite")
-	s.run("copy", "dcs", "--to", "offsite", "--dry-run").exits(t, exitOK, "would copy "+all[1].ID)
-	s.run("copy", "dcs", "--to", "offsite").exits(t, exitOK, "1 of 1")
-	s.run("copy", "dcs", "--to", "offsite").exits(t, exitOK, "offsite lacks no backup")
+	s.run("copy", "dcs", "--to", "nowhere").Exits(t, command.ExitUsage, "main, offsite")
+	s.run("copy", "dcs", "--to", "offsite", "--dry-run").Exits(t, command.ExitOK, "would copy "+all[1].ID)
+	s.run("copy", "dcs", "--to", "offsite").Exits(t, command.ExitOK, "1 of 1")
+	s.run("copy", "dcs", "--to", "offsite").Exits(t, command.ExitOK, "offsite lacks no backup")
 
 	// A copy that is damaged in one store is found there, and restored from the other.
 	data, err := filepath.Glob(filepath.Join(s.storeDir(), "dcs/snapshots/*/*"+all[1].ID+"/db.zst.age"))
@@ -58,22 +59,22 @@ func TestTwoStores(t *testing.T) {
 	}
 	whole := read(t, data[0])
 	write(t, data[0], flip(append([]byte{}, whole...), len(whole)/2))
-	s.run("verify", "dcs", "latest").exits(t, exitVerify, "store main")
-	s.run("export", "dcs", all[1].ID, "-f", filepath.Join(s.dir, "good.db")).exits(t, exitOK)
+	s.run("verify", "dcs", "latest").Exits(t, command.ExitVerify, "store main")
+	s.run("export", "dcs", all[1].ID, "-f", filepath.Join(s.dir, "good.db")).Exits(t, command.ExitOK)
 	write(t, data[0], whole)
 	pause(first)
-	s.run("verify", "dcs", all[1].ID).exits(t, exitOK)
+	s.run("verify", "dcs", all[1].ID).Exits(t, command.ExitOK)
 
 	var old []string
 	for _, name := range []string{"20260101T000000Z-verify-ok-r23456789abc.json", "20260102T000000Z-verify-ok-r23456789abd.json"} {
 		old = append(old, filepath.Join(offsite, "dcs/runs", name))
 		write(t, old[len(old)-1], []byte("{}\n"))
 	}
-	s.run("expire", "dcs", "--dry-run").exits(t, exitOK, "delete", first.ID, "last 1", "would remove 1 record of kind verify in offsite, from 2026-01-01 to 2026-01-01")
+	s.run("expire", "dcs", "--dry-run").Exits(t, command.ExitOK, "delete", first.ID, "last 1", "would remove 1 record of kind verify in offsite, from 2026-01-01 to 2026-01-01")
 	if found := s.list(); len(found) != 2 {
 		t.Errorf("a dry run left %+v", found)
 	}
-	s.run("expire", "dcs").exits(t, exitOK, "deleted", first.ID, "removed 1 record of kind verify in offsite")
+	s.run("expire", "dcs").Exits(t, command.ExitOK, "deleted", first.ID, "removed 1 record of kind verify in offsite")
 	for i, want := range []bool{false, true} { // the newest of its kind and outcome among the old ones stays
 		if _, err := os.Stat(old[i]); (err == nil) != want {
 			t.Errorf("after expire the record %s: %v", old[i], err)
@@ -166,7 +167,7 @@ serve: {listen: '127.0.0.1:%d', watch: 1s}
 	until(t, "a backup of the schedule in the other store", func() bool { return len(in("offsite")) >= len(before)+2 })
 	shows("/api/v1/alerts", `"snapshot_partly"`, `"stores"`, `"expire_failed"`)
 	hides("/api/v1/alerts", `"suspicious_backup"`, `"snapshot_failed"`, `"verify_failed"`)
-	demanded.wait(t).exits(t, exitPartly, "main")
+	demanded.Wait(t).Exits(t, command.ExitPartly, "main")
 	if now := in("main"); len(now) != len(kept) {
 		t.Fatalf("the store that is away got %d backups", len(now)-len(kept))
 	}
@@ -197,7 +198,7 @@ serve: {listen: '127.0.0.1:%d', watch: 1s}
 	hides("/api/v1/alerts", `"quorum"`, `"snapshot_failed"`)
 	serve.End(t, syscall.SIGTERM)
 	var all []struct{ OK bool }
-	start(t, dir, nil, "-q", "-o", "json", "verify", "dcs", "--all").wait(t).exits(t, exitOK).decode(t, &all)
+	start(t, dir, nil, "-q", "-o", "json", "verify", "dcs", "--all").Wait(t).Exits(t, command.ExitOK).Decode(t, &all)
 	if len(all) < len(missing)+len(kept) {
 		t.Errorf("%d backups verified, and %d were there", len(all), len(missing)+len(kept))
 	}

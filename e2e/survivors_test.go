@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // With authentication on, what is written after the backup comes from the members' disks: a running one cannot check a password without a quorum, and that
@@ -25,16 +26,16 @@ func TestSurvivorsWithAuthentication(t *testing.T) {
 		m.Kill(t)
 		m.Wipe(t)
 	}
-	s.run("restore", "dcs", "--plan").exits(t, exitRefused, names[0]+" runs without a quorum", "--from store", "term ")
+	s.run("restore", "dcs", "--plan").Exits(t, command.ExitRefused, names[0]+" runs without a quorum", "--from store", "term ")
 	s.Members[0].Kill(t)
-	s.run("restore", "dcs", "--plan").exits(t, exitOK, "> survivor "+names[0], "older than the survivor")
-	s.run("restore", "dcs", "--yes", "--without", names[2]).exits(t, exitPartly, "replace-member dcs "+names[2])
+	s.run("restore", "dcs", "--plan").Exits(t, command.ExitOK, "> survivor "+names[0], "older than the survivor")
+	s.run("restore", "dcs", "--yes", "--without", names[2]).Exits(t, command.ExitPartly, "replace-member dcs "+names[2])
 	etcdtest.MustEqual(t, want, unleased(etcdtest.Rows(t, s.Client(t, s.Endpoints()[:2]...))))
 
-	s.run("replace-member", "dcs", "nobody").exits(t, exitUsage, "nobody", names[0]+", "+names[1])
-	s.run("replace-member", "dcs", names[2], "--plan").exits(t, exitOK, "the cluster has no member "+names[2], "2 of 2 voting members serve")
-	s.run("replace-member", "dcs", names[2]).exits(t, exitUsage, "--yes")
-	s.run("replace-member", "dcs", names[2], "--yes").exits(t, exitOK, "it has its vote")
+	s.run("replace-member", "dcs", "nobody").Exits(t, command.ExitUsage, "nobody", names[0]+", "+names[1])
+	s.run("replace-member", "dcs", names[2], "--plan").Exits(t, command.ExitOK, "the cluster has no member "+names[2], "2 of 2 voting members serve")
+	s.run("replace-member", "dcs", names[2]).Exits(t, command.ExitUsage, "--yes")
+	s.run("replace-member", "dcs", names[2], "--yes").Exits(t, command.ExitOK, "it has its vote")
 	etcdtest.MustEqual(t, want, unleased(etcdtest.Rows(t, s.Client(t, s.Endpoints()[2]))))
 
 	// The others elect a leader first: until then nobody serves, and yet the cluster is not lost.
@@ -45,20 +46,20 @@ func TestSurvivorsWithAuthentication(t *testing.T) {
 	}
 	s.Members[1].Kill(t)
 	s.Members[1].Wipe(t)
-	s.run("restore", "dcs", "--yes").exits(t, exitRefused, "replace-member dcs "+names[1])
+	s.run("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "replace-member dcs "+names[1])
 	var r restored
-	s.run("-o", "json", "replace-member", "dcs", names[1], "--yes").exits(t, exitOK).decode(t, &r)
+	s.run("-o", "json", "replace-member", "dcs", names[1], "--yes").Exits(t, command.ExitOK).Decode(t, &r)
 	if !r.OK || len(r.Members) != 1 || r.Members[0].Name != names[1] || !r.Members[0].Healthy {
 		t.Errorf("report %+v", r)
 	}
 	etcdtest.MustEqual(t, want, s.rows())
-	s.run("check", "dcs").exits(t, 0, "3 of 3 members healthy")
-	s.run("replace-member", "dcs", names[0], "--yes").exits(t, exitRefused, "--replace-healthy "+names[0])
-	s.run("rollback", "dcs", "--yes").exits(t, exitError, "cannot be rolled back")
+	s.run("check", "dcs").Exits(t, 0, "3 of 3 members healthy")
+	s.run("replace-member", "dcs", names[0], "--yes").Exits(t, command.ExitRefused, "--replace-healthy "+names[0])
+	s.run("rollback", "dcs", "--yes").Exits(t, command.ExitError, "cannot be rolled back")
 	var runs []struct {
 		Runs []struct{ Kind, Outcome string }
 	}
-	s.run("-o", "json", "runs", "dcs").exits(t, exitOK).decode(t, &runs)
+	s.run("-o", "json", "runs", "dcs").Exits(t, command.ExitOK).Decode(t, &runs)
 	replaced := 0
 	for _, r := range runs[0].Runs {
 		if r.Kind == "replace" && r.Outcome == "ok" {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // A person who waits sees bars with bytes and rate; a log gets one line a stage, without anything that only a terminal understands.
@@ -20,23 +21,23 @@ func TestProgress(t *testing.T) {
 	s.endpoints = []string{"http://" + slow.Addr()}
 	s.configure()
 
-	terminal := startProgram(t, s.dir, append(s.env, "TERM=xterm"), "script", "-qec", "stty cols 120 rows 40; exec "+program+" backup dcs", "/dev/null").wait(t).exits(t, exitOK)
-	if !regexp.MustCompile(`stream +\d+s  [\d.]+ [kM]B of [\d.]+ [kM]B, [\d.]+ [kM]B/s, \d+s left  \[=+ *\]`).MatchString(terminal.stdout) {
-		t.Errorf("no bar with bytes and rate is on the terminal:\n%s", fmt.Sprintf("%q", terminal.stdout))
+	terminal := command.Start(t, command.Options{Dir: s.dir, Env: append(s.env, "TERM=xterm")}, "script", "-qec", "stty cols 120 rows 40; exec "+program+" backup dcs", "/dev/null").Wait(t).Exits(t, command.ExitOK)
+	if !regexp.MustCompile(`stream +\d+s  [\d.]+ [kM]B of [\d.]+ [kM]B, [\d.]+ [kM]B/s, \d+s left  \[=+ *\]`).MatchString(terminal.Stdout) {
+		t.Errorf("no bar with bytes and rate is on the terminal:\n%s", fmt.Sprintf("%q", terminal.Stdout))
 	}
 
-	plain := s.run("backup", "dcs").exits(t, exitOK)
-	if strings.ContainsAny(plain.stderr, "\x1b\r") {
-		t.Errorf("control characters stand in what may be a log: %q", plain.stderr)
+	plain := s.run("backup", "dcs").Exits(t, command.ExitOK)
+	if strings.ContainsAny(plain.Stderr, "\x1b\r") {
+		t.Errorf("control characters stand in what may be a log: %q", plain.Stderr)
 	}
 	seen := map[string]int{}
-	for _, line := range strings.Split(strings.TrimSpace(plain.stderr), "\n") {
+	for _, line := range strings.Split(strings.TrimSpace(plain.Stderr), "\n") {
 		stage, _, _ := strings.Cut(line, "  ")
 		seen[stage]++
 	}
 	for _, stage := range []string{"choose member", "stream", "upload", "check", "commit"} {
 		if seen[stage] != 1 {
-			t.Errorf("the stage %q has %d lines:\n%s", stage, seen[stage], plain.stderr)
+			t.Errorf("the stage %q has %d lines:\n%s", stage, seen[stage], plain.Stderr)
 		}
 	}
 }
@@ -50,15 +51,15 @@ func TestQuestion(t *testing.T) {
 	want := s.rows()
 	b := s.backup()
 	s.lose()
-	answer := func(line string) result {
+	answer := func(line string) command.Result {
 		t.Helper()
-		return startProgram(t, s.dir, append(s.env, "TERM=xterm"), "sh", "-c",
-			fmt.Sprintf(`echo %s | script -qec "stty cols 120 rows 40; exec %s restore dcs" /dev/null`, line, program)).wait(t)
+		return command.Start(t, command.Options{Dir: s.dir, Env: append(s.env, "TERM=xterm")}, "sh", "-c",
+			fmt.Sprintf(`echo %s | script -qec "stty cols 120 rows 40; exec %s restore dcs" /dev/null`, line, program)).Wait(t)
 	}
-	answer("yes").exits(t, exitError, b.ID, "Type the name of the cluster", "not confirmed")
+	answer("yes").Exits(t, command.ExitError, b.ID, "Type the name of the cluster", "not confirmed")
 	if s.Members[0].Running() {
 		t.Error("a restore that was not confirmed started a member")
 	}
-	answer("dcs").exits(t, exitOK, "ok")
+	answer("dcs").Exits(t, command.ExitOK, "ok")
 	etcdtest.MustEqual(t, want, s.rows())
 }

@@ -38,7 +38,7 @@ func newBucket(b *testing.B) bucket {
 // backup is a command that takes a backup of the cluster into the bucket.
 func (to bucket) backup(b *testing.B, servers *etcdtest.Cluster, wrap ...string) *task {
 	b.Helper()
-	t := command(b, append(wrap, requorum(b), "backup", "dcs", "-q", "-o", "json", "--endpoints", servers.Endpoints()[0],
+	t := newTask(b, append(wrap, requorum(b), "backup", "dcs", "-q", "-o", "json", "--endpoints", servers.Endpoints()[0],
 		"--store", to.server.URL(to.name), "--recipient", to.identity.Recipient().String(), "--spool-dir", to.spool)...)
 	t.Env = append(os.Environ(), to.server.Environ()...)
 	return t
@@ -66,7 +66,7 @@ func (e execution) taken(b *testing.B) (t taken) {
 // save is the bare command: the database to disk, and nothing else.
 func save(b *testing.B, servers *etcdtest.Cluster, path string, wrap ...string) *task {
 	b.Helper()
-	return command(b, append(wrap, etcdctl(b), "--endpoints", servers.Endpoints()[0], "--command-timeout=10m", "snapshot", "save", path)...)
+	return newTask(b, append(wrap, etcdctl(b), "--endpoints", servers.Endpoints()[0], "--command-timeout=10m", "snapshot", "save", path)...)
 }
 
 // BenchmarkBackup compares a whole backup - checked, hashed, compressed, encrypted, stored - with etcdctl snapshot save to disk,

@@ -27,7 +27,7 @@ func BenchmarkDrill(b *testing.B) {
 			before := load()
 			for range s.pairs {
 				settle(b)
-				t := command(b, requorum(b), "-c", config, "-q", "-o", "json", "drill", "dcs")
+				t := newTask(b, requorum(b), "-c", config, "-q", "-o", "json", "drill", "dcs")
 				t.Env = append(os.Environ(), to.server.Environ()...)
 				e := t.run(b)
 				var r drills.Report

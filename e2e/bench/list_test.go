@@ -30,7 +30,7 @@ func BenchmarkList(b *testing.B) {
 	list := func(endpoint string) execution {
 		server := to.server
 		server.Endpoint = endpoint
-		t := command(b, requorum(b), "list", "dcs", "-q", "-o", "json", "--store", server.URL(to.name))
+		t := newTask(b, requorum(b), "list", "dcs", "-q", "-o", "json", "--store", server.URL(to.name))
 		t.Env = append(os.Environ(), server.Environ()...)
 		return t.run(b)
 	}

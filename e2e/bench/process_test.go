@@ -26,7 +26,7 @@ type execution struct {
 // run runs a program, which must succeed.
 func run(b *testing.B, args ...string) execution {
 	b.Helper()
-	return command(b, args...).run(b)
+	return newTask(b, args...).run(b)
 }
 
 // A task is a program to run.
@@ -36,7 +36,7 @@ type task struct {
 	watch          bool // its memory
 }
 
-func command(b *testing.B, args ...string) *task {
+func newTask(b *testing.B, args ...string) *task {
 	t := &task{Cmd: exec.CommandContext(b.Context(), args[0], args[1:]...)}
 	t.Stdout, t.Stderr = &t.stdout, &t.stderr
 	t.SysProcAttr = etcdtest.ProcAttr()

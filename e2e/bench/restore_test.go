@@ -122,7 +122,7 @@ func (to bucket) configure(b *testing.B, servers *etcdtest.Cluster, dir string) 
 // restore runs requorum and returns how long it took until the members were healthy.
 func restore(b *testing.B, servers *etcdtest.Cluster, to bucket, config string) (seconds float64, e execution) {
 	b.Helper()
-	t := command(b, requorum(b), "-c", config, "-q", "-o", "json", "restore", "dcs", "--yes")
+	t := newTask(b, requorum(b), "-c", config, "-q", "-o", "json", "restore", "dcs", "--yes")
 	t.Env = append(os.Environ(), to.server.Environ()...)
 	begun := time.Now()
 	healthy := make(chan error, 1)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // settings come from the environment, so that one can look at a small run before a long one.
@@ -53,7 +54,7 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(cache, "bench", "requorum")
-	if err := etcdtest.Build(path); err != nil {
+	if err := command.Build(path); err != nil {
 		return "", err
 	}
 	return path, nil

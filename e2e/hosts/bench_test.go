@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // BenchmarkHosts restores three hosts that lost everything, once by requorum and once by hand: the snapshot copied to all of them at once
@@ -49,10 +50,10 @@ func compareHosts(b *testing.B, mb string, megabits int) {
 			h.slow(b, megabits)
 		}
 	}
-	d.run(b, "import", "dcs", db).exits(b, exitOK)
+	d.run(b, "import", "dcs", db).Exits(b, command.ExitOK)
 	id := firstBackup(b, d)
 	snapshot := filepath.Join(d.dir, "snapshot")
-	d.run(b, "export", "dcs", id, "-f", snapshot).exits(b, exitOK)
+	d.run(b, "export", "dcs", id, "-f", snapshot).Exits(b, command.ExitOK)
 	fresh := func() {
 		for _, h := range s.hosts {
 			h.off(b)
@@ -77,7 +78,7 @@ func compareHosts(b *testing.B, mb string, megabits int) {
 				Seconds float64
 			}
 		}
-		d.run(b, "-o", "json", "restore", "dcs", "--yes", "--at", id).exits(b, exitOK).decode(b, &r)
+		d.run(b, "-o", "json", "restore", "dcs", "--yes", "--at", id).Exits(b, command.ExitOK).Decode(b, &r)
 		ours += time.Since(begun).Seconds()
 		healthy += r.HealthySeconds
 		b.Logf("stages %+v", r.Stages)

@@ -1,14 +1,18 @@
 package hosts
 
 import (
+	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // TestSingleFailures breaks one thing at a time, on one host, in the middle of a restore. Each ends with what stands on every host and with a command that leads on,
@@ -20,7 +24,7 @@ func TestSingleFailures(t *testing.T) {
 	s.small(t, h2, 900<<20)
 	d := s.newDesk(t, "desk1", s.hosts...)
 	etcdtest.MustFill(t, s.found(t, s.hosts...), etcdtest.FillOptions{Keys: 800, ValueSize: 16 << 10, Random: true})
-	d.run(t, "backup", "dcs").exits(t, exitOK)
+	d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 	want := s.rows(t, s.hosts...)
 
 	var undo func()
@@ -37,9 +41,13 @@ func TestSingleFailures(t *testing.T) {
 			fillUp(t, filler)
 			undo = func() { os.Remove(filler) }
 		}, []string{"h2", "no space left on device", "is as before the run"}, "restore dcs"},
-		{"port taken by another process", "stop", func(t *testing.T) {
-			h2.exec(t, "sh", "-c", `setsid perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalAddr => "`+h2.addr+`:2380", Listen => 1, ReuseAddr => 1) or die; sleep 300' </dev/null >/dev/null 2>&1 & echo $! >/srv/thief.pid`)
-			undo = func() { h2.exec(t, "sh", "-c", "kill $(cat /srv/thief.pid)") }
+		{"port taken by another process", "allow", func(t *testing.T) {
+			h2.exec(t, "sh", "-c", `setsid perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalAddr => "`+h2.addr+`:2380", Listen => 1, ReuseAddr => 1) or die; sleep 600' </dev/null >/dev/null 2>&1 & echo $! >/srv/thief.pid`)
+			until(t, "another process to listen on h2's peer port", func() bool { return h2.listens(t, "2380") })
+			undo = func() {
+				h2.exec(t, "sh", "-c", "kill $(cat /srv/thief.pid)")
+				until(t, "h2's peer port to be free", func() bool { return !h2.listens(t, "2380") })
+			}
 		}, []string{"h2", "(perl)", "etcd does not run, but process"}, "restore dcs"},
 		{"etcd does not start", "stop", func(t *testing.T) {
 			text, err := os.ReadFile(script)
@@ -63,17 +71,14 @@ func TestSingleFailures(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			etcdtest.Put(t, s.client(t, s.hosts...), "/later", c.name)
 			late := s.rows(t, s.hosts...)
-			if c.step == "lock" {
-				h2.slow(t, 40) // so that there is time to break something
-			}
-			r := d.startUntil(t, c.step, "restore", "dcs", "--yes", "--from", "store", "--replace-healthy", "dcs")
+			r, point := d.haltAfter(t, c.step, "restore", "dcs", "--yes", "--from", "store", "--replace-healthy", "dcs")
 			c.harm(t)
-			out := r.wait(t).exits(t, exitError, append([]string{"stopped at", "next: "}, c.says...)...)
+			point.Release()
+			out := r.Wait(t).Exits(t, command.ExitError, append([]string{"stopped at", "next: "}, c.says...)...)
 			t.Log(out)
 			s.whole(t)
-			in(t, s.net, "sh", "-c", "tc qdisc delete dev h2 root || true")
 			undo()
-			d.run(t, append(out.printed(t, c.typed), "--yes")...).exits(t, exitOK)
+			d.run(t, append(printed(t, out, c.typed), "--yes")...).Exits(t, command.ExitOK)
 			if strings.HasPrefix(c.typed, "rollback") {
 				etcdtest.MustEqual(t, late, s.rows(t, s.hosts...))
 			} else {
@@ -82,6 +87,18 @@ func TestSingleFailures(t *testing.T) {
 			s.settled(t)
 		})
 	}
+}
+
+// listens says whether a process listens on the host's port.
+func (h *host) listens(t testing.TB, port string) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := dialFrom(ctx, h.ns, net.JoinHostPort(h.addr, port))
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 // small gives a host a disk of its own with so many bytes.

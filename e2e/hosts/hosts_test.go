@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // TestRestoreOverHosts goes through the disasters of one site, from one member to five.
@@ -25,7 +26,7 @@ func TestRestoreOverHosts(t *testing.T) {
 	etcdtest.MustFill(t, client, etcdtest.FillOptions{Prefix: "/one/", Keys: 500})
 	d := s.newDesk(t, "desk1", s.hosts...)
 	before := s.newDesk(t, "desk0", first...)
-	before.run(t, "backup", "dcs").exits(t, exitOK)
+	before.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 
 	step := func(name string, f func(t *testing.T)) {
 		t.Helper()
@@ -41,14 +42,14 @@ func TestRestoreOverHosts(t *testing.T) {
 		for _, h := range s.hosts {
 			h.install(t, etcdtest.Latest, s.hosts)
 		}
-		d.restore(t, exitOK)
+		d.restore(t, command.ExitOK)
 		etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
 	})
 	step("power loss in the middle of writes", func(t *testing.T) { s.powerLoss(t, d) })
 	step("a host is down", func(t *testing.T) { s.hostDown(t, d) })
 	step("total loss, and three members become five", func(t *testing.T) {
 		s.hosts[2].off(t)
-		d.run(t, "backup", "dcs").exits(t, exitOK)
+		d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 		want := s.rows(t, s.hosts[:2]...)
 		for _, h := range s.hosts {
 			h.off(t)
@@ -65,7 +66,7 @@ func TestRestoreOverHosts(t *testing.T) {
 			five.members[i].url = s.hosts[i].ssh("op")
 		}
 		five.configure(t)
-		five.restore(t, exitOK)
+		five.restore(t, command.ExitOK)
 		etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
 	})
 	for _, h := range s.hosts {
@@ -78,7 +79,7 @@ func TestRestoreOverHosts(t *testing.T) {
 // restore restores without a question.
 func (d *desk) restore(t testing.TB, code int, flags ...string) (r restored) {
 	t.Helper()
-	d.run(t, append([]string{"-o", "json", "restore", "dcs", "--yes"}, flags...)...).exits(t, code).decode(t, &r)
+	d.run(t, append([]string{"-o", "json", "restore", "dcs", "--yes"}, flags...)...).Exits(t, code).Decode(t, &r)
 	if !r.OK {
 		t.Errorf("the restore is not ok: %+v", r)
 	}
@@ -91,26 +92,26 @@ func (s *site) strangers(t *testing.T, d *desk) {
 	h1, h2 := s.hosts[0], s.hosts[1]
 	d.more = "    endpoints: [" + h1.clientURL() + "]" // the others do not run yet
 	d.configure(t)
-	d.run(t, "config", "check").exits(t, exitOK)
+	d.run(t, "config", "check").Exits(t, command.ExitOK)
 	d.knows(t, h1, s.hosts[2])
 	unknown := "ssh-keyscan " + h2.addr
-	d.run(t, "config", "check").exits(t, exitUsage, "members[1].host", unknown)
-	d.run(t, "restore", "dcs", "--yes", "--replace-healthy", "dcs").exits(t, exitError, unknown, "nothing was changed")
+	d.run(t, "config", "check").Exits(t, command.ExitUsage, "members[1].host", unknown)
+	d.run(t, "restore", "dcs", "--yes", "--replace-healthy", "dcs").Exits(t, command.ExitError, unknown, "nothing was changed")
 	d.knows(t, s.hosts...)
 	known, err := os.ReadFile(filepath.Join(d.dir, ".ssh", "known_hosts"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.file(t, ".ssh/known_hosts", strings.ReplaceAll(string(known), h1.addr+" ", "10.77.0.99 ")+h1.addr+strings.TrimPrefix(h2.knownHost(), h2.addr))
-	d.run(t, "config", "check").exits(t, exitUsage, "members[0].host", "has changed", "ssh-keygen -R "+h1.addr)
+	d.run(t, "config", "check").Exits(t, command.ExitUsage, "members[0].host", "has changed", "ssh-keygen -R "+h1.addr)
 	d.knows(t, s.hosts...)
 
 	d.members[2].url = s.hosts[2].ssh("guest")
 	d.configure(t)
-	d.run(t, "config", "check").exits(t, exitUsage, "members[2].host", "user guest may not become root by sudo")
+	d.run(t, "config", "check").Exits(t, command.ExitUsage, "members[2].host", "user guest may not become root by sudo")
 	d.members[2].url = s.hosts[2].ssh("op")
 	d.configure(t)
-	d.run(t, "config", "check").exits(t, exitOK)
+	d.run(t, "config", "check").Exits(t, command.ExitOK)
 	d.more = ""
 	d.configure(t)
 	for _, h := range s.hosts[1:] {
@@ -126,7 +127,7 @@ func (s *site) powerLoss(t *testing.T, d *desk) {
 	w := s.write(t, client, "/power/")
 	w.atLeast(t, 200)
 	taken := w.acknowledged()
-	d.run(t, "backup", "dcs").exits(t, exitOK)
+	d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 	w.atLeast(t, len(taken)+200)
 	for _, h := range s.hosts {
 		h.off(t)
@@ -135,7 +136,7 @@ func (s *site) powerLoss(t *testing.T, d *desk) {
 	for _, h := range s.hosts {
 		h.on(t)
 	}
-	d.restore(t, exitOK, "--from", "store")
+	d.restore(t, command.ExitOK, "--from", "store")
 	have := map[string]bool{}
 	for _, r := range s.rows(t, s.hosts...) {
 		have[r.Key] = true
@@ -162,12 +163,12 @@ func (s *site) powerLoss(t *testing.T, d *desk) {
 
 // hostDown restores while a host is off. It comes back with its old member, which is alone and stays so.
 func (s *site) hostDown(t *testing.T, d *desk) {
-	d.run(t, "backup", "dcs").exits(t, exitOK)
+	d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 	want := s.rows(t, s.hosts...)
 	h3 := s.hosts[2]
 	h3.off(t)
-	d.run(t, "restore", "dcs", "--yes", "--replace-healthy", "dcs").exits(t, exitError, "h3", "--without h3", "nothing was changed")
-	r := d.restore(t, exitPartly, "--without", "h3", "--replace-healthy", "dcs")
+	d.run(t, "restore", "dcs", "--yes", "--replace-healthy", "dcs").Exits(t, command.ExitError, "h3", "--without h3", "nothing was changed")
+	r := d.restore(t, command.ExitPartly, "--without", "h3", "--replace-healthy", "dcs")
 	if len(r.Without) != 1 || len(r.Members) != 2 {
 		t.Errorf("the report says %+v", r)
 	}

@@ -13,6 +13,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // TestJumpHosts has members whose SSH servers are out of the desk's reach: h1 and h2 are reached through the gate, h3 through the gate and a second jump
@@ -90,8 +91,8 @@ Match final all
 		}
 	}
 	etcdtest.MustFill(t, client, etcdtest.FillOptions{Keys: 2000, ValueSize: 16 << 10, Random: true})
-	d.run(t, "backup", "dcs").exits(t, exitOK)
-	d.run(t, "config", "check").exits(t, exitOK)
+	d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
+	d.run(t, "config", "check").Exits(t, command.ExitOK)
 	want := s.rows(t, members...)
 	for _, h := range members {
 		h.off(t)
@@ -112,10 +113,10 @@ Match final all
 	// A jump host that does not prove to be the one that is known is an error like that of any other host, and named. With two
 	// of three members out of reach, the old quorum cannot be proven stopped either.
 	known(key(h3), key(second))
-	d.run(t, "restore", "dcs", "--yes").exits(t, exitRefused, "jump host gate", "the host key of the-gate has changed", "nothing was changed")
+	d.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitRefused, "jump host gate", "the host key of the-gate has changed", "nothing was changed")
 	known(key(gate), key(h3))
-	r := d.run(t, "restore", "dcs", "--yes").exits(t, exitError, "jump host "+second.name, "the host key of "+second.name+" has changed", "nothing was changed")
-	if strings.Contains(r.stderr, "the-gate") {
+	r := d.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitError, "jump host "+second.name, "the host key of "+second.name+" has changed", "nothing was changed")
+	if strings.Contains(r.Stderr, "the-gate") {
 		t.Errorf("the gate is accused, too:\n%s", r)
 	}
 	known(key(gate), key(second))
@@ -124,25 +125,26 @@ Match final all
 	// One that does not forward.
 	gate.sshd += "AllowTcpForwarding no\n"
 	gate.again(t)
-	d.run(t, "restore", "dcs", "--yes").exits(t, exitRefused, "jump host gate lets user op in, but does not forward to "+members[0].addr+":22", "AllowTcpForwarding", "nothing was changed")
+	d.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitRefused, "jump host gate lets user op in, but does not forward to "+members[0].addr+":22", "AllowTcpForwarding", "nothing was changed")
 	gate.sshd = strings.TrimSuffix(gate.sshd, "AllowTcpForwarding no\n")
 	gate.again(t)
 	// One that is there, while the host behind it is not.
 	h3.off(t)
-	d.run(t, "restore", "dcs", "--yes").exits(t, exitError, "jump host "+second.name+" does not reach h3:22", "--without h3", "nothing was changed")
+	d.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitError, "jump host "+second.name+" does not reach h3:22", "--without h3", "nothing was changed")
 	h3.on(t)
 	untouched()
 
 	d.more = ""
 	d.configure(t)
 	// The gate is off and on again in the middle of the transfer: it goes on where it stopped.
-	h3.slow(t, 80)
+	h3.slow(t, transfer)
 	c := d.start(t, "restore", "dcs", "--yes")
 	until(t, "a part of the database on h3", func() bool { return h3.arrived(t) > 8<<20 })
 	gate.off(t)
 	gate.on(t)
-	r = c.wait(t).exits(t, exitOK, "stage h3 goes on after")
-	if m := goesOn.FindStringSubmatch(r.stderr); m == nil || m[1] == "0" {
+	h3.slow(t, 1000)
+	r = c.Wait(t).Exits(t, command.ExitOK, "stage h3 goes on after")
+	if m := goesOn.FindStringSubmatch(r.Stderr); m == nil || m[1] == "0" {
 		t.Errorf("the transfer of h3 began anew:\n%s", r)
 	}
 	etcdtest.MustEqual(t, want, s.rows(t, members...))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
+	"github.com/requorum/requorum/internal/etcdtest/halt"
 )
 
 // A journal is what a run left on a host.
@@ -23,16 +26,13 @@ type journal struct {
 			Done time.Time
 		}
 	}
-	Here struct {
-		StartBegun time.Time `json:"start_begun"`
-	}
 	Ended time.Time
 }
 
 // journals are those on the host, by run.
 func (h *host) journals(t testing.TB) map[string]journal {
 	t.Helper()
-	files, err := filepath.Glob(h.disk("srv", "etcd.requorum", "r*.json"))
+	files, err := filepath.Glob(filepath.Join(h.state, "r*.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,13 +57,6 @@ func (h *host) unfinished(t testing.TB) *journal {
 	return nil
 }
 
-// startBegun says whether a run that has not ended on the host has begun to start its new member.
-func (h *host) startBegun(t testing.TB) bool {
-	t.Helper()
-	j := h.unfinished(t)
-	return j != nil && !j.Here.StartBegun.IsZero()
-}
-
 // has says whether a step is done; lock is when there is a journal.
 func (j journal) has(step string) bool {
 	for _, s := range j.Plan.Steps {
@@ -74,7 +67,7 @@ func (j journal) has(step string) bool {
 	return step == "lock"
 }
 
-// reached says whether on all hosts a run that is not among the known ones has done the step.
+// reached says whether a run that is not among the known ones has done the step, by its journals on all hosts.
 func (s *site) reached(t testing.TB, known map[string]journal, step string) bool {
 	t.Helper()
 	return !slices.ContainsFunc(s.hosts, func(h *host) bool {
@@ -87,31 +80,58 @@ func (s *site) reached(t testing.TB, known map[string]journal, step string) bool
 	})
 }
 
-// startUntil starts a command and returns when its run's journals on all hosts have the step as done.
-func (d *desk) startUntil(t testing.TB, step string, args ...string) *command {
+// haltAfter starts a command and returns when its run is halted: the journals on all hosts have the step as done, and nothing of the next one is done on any.
+func (d *desk) haltAfter(t testing.TB, step string, args ...string) (*command.Command, *halt.Point) {
 	t.Helper()
-	known := d.site.hosts[0].journals(t)
-	c := d.start(t, args...)
-	for deadline := time.Now().Add(3 * time.Minute); !d.site.reached(t, known, step); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited for three minutes for the journals to have %s:\n%s", step, c.stderr.String())
+	var dirs []string
+	known := map[string]journal{}
+	for _, h := range d.site.hosts {
+		dirs = append(dirs, h.state)
+		for run, j := range h.journals(t) {
+			if j.has(step) {
+				known[run] = j
+			}
 		}
 	}
-	return c
+	point := halt.When(t, dirs, func() bool { return d.site.reached(t, known, step) })
+	c := d.start(t, args...)
+	point.Await(t, c.Ended(), c.Stderr.String)
+	return c, point
 }
 
-// killedAfter starts a command and kills it when its run's journals on all hosts have the step as done. It says whether that was in time: before the run ended.
-func (d *desk) killedAfter(t testing.TB, step string, args ...string) (inTime bool) {
+// killedAfter starts a command that is killed when the journals of its run on all hosts have the step as done: nothing of the next one is done on any.
+func (d *desk) killedAfter(t testing.TB, step string, args ...string) {
 	t.Helper()
-	d.startUntil(t, step, args...).kill(t)
-	return slices.ContainsFunc(d.site.hosts, func(h *host) bool { return h.unfinished(t) != nil })
+	c, point := d.haltAfter(t, step, args...)
+	point.Refuse()
+	c.Kill(t)
+	for _, h := range d.site.hosts {
+		until(t, "what worked on "+h.name+" for the killed one to end", func() bool { return !h.works(t) })
+	}
+	point.Release()
+}
+
+// works says whether somebody's requorum answers requests on the host.
+func (h *host) works(t testing.TB) bool {
+	t.Helper()
+	pids, err := exec.Command("ip", "netns", "pids", h.ns).Output()
+	if err != nil {
+		t.Fatalf("list the processes of %s: %v", h.name, err)
+	}
+	for _, pid := range strings.Fields(string(pids)) {
+		line, _ := os.ReadFile("/proc/" + pid + "/cmdline") // it may be gone
+		if strings.Contains(string(line), "host-agent\x00serve") {
+			return true
+		}
+	}
+	return false
 }
 
 // printed is a command that a message says to type, as typed: from the line, or the quotes, in which it stands.
-func (r result) printed(t testing.TB, words string) []string {
+func printed(t testing.TB, r command.Result, words string) []string {
 	t.Helper()
-	command := regexp.MustCompile(regexp.QuoteMeta(requorum) + ` -c \S+ (` + words + `[^\n"();]*?)(?:"| and |  |[;\n]|$)`)
-	m := command.FindStringSubmatch(r.stderr)
+	typed := regexp.MustCompile(regexp.QuoteMeta(requorum) + ` -c \S+ (` + words + `[^\n"();]*?)(?:"| and |  |[;\n]|$)`)
+	m := typed.FindStringSubmatch(r.Stderr)
 	if m == nil {
 		t.Fatalf("no command %q is printed:\n%s", words, r)
 	}
@@ -158,22 +178,22 @@ func TestHostLostAfterStart(t *testing.T) {
 			d.killedAfter(t, "start", "restore", "dcs", "--yes", "--from", "store", "--replace-healthy", "dcs")
 			s.serves(t, s.client(t, s.hosts...))
 			h3.unplug(t)
-			r := d.run(t, "restore", "dcs", "--yes").exits(t, exitError, `stopped at "lock"`, "h1 on ssh://root@"+s.hosts[0].addr+": "+dataDir+" is the new one", "h3 on ssh://root@"+h3.addr+": unknown")
-			typed := r.printed(t, "rollback dcs --without h3")
-			d.run(t, append(typed, "--yes", "--discard-writes")...).exits(t, exitPartly, "h3 could not be reached")
+			r := d.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitError, `stopped at "lock"`, "h1 on ssh://root@"+s.hosts[0].addr+": "+dataDir+" is the new one", "h3 on ssh://root@"+h3.addr+": unknown")
+			typed := printed(t, r, "rollback dcs --without h3")
+			d.run(t, append(typed, "--yes", "--discard-writes")...).Exits(t, command.ExitPartly, "h3 could not be reached")
 		}, func(t *testing.T) { h3.mend(t) }},
 		{"its power lost after the end", func(t *testing.T) {
-			d.restore(t, exitOK, "--from", "store", "--replace-healthy", "dcs")
+			d.restore(t, command.ExitOK, "--from", "store", "--replace-healthy", "dcs")
 			h3.off(t)
-			d.run(t, "rollback", "dcs", "--yes", "--without", "h3", "--discard-writes").exits(t, exitPartly, "h3 could not be reached")
+			d.run(t, "rollback", "dcs", "--yes", "--without", "h3", "--discard-writes").Exits(t, command.ExitPartly, "h3 could not be reached")
 		}, func(t *testing.T) {
-			d.run(t, "rollback", "dcs", "--yes").exits(t, exitError, "cannot be reached yet", "the same command")
+			d.run(t, "rollback", "dcs", "--yes").Exits(t, command.ExitError, "cannot be reached yet", "the same command")
 			h3.on(t)
 			h3.startEtcd(t) // as its service manager does
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d.run(t, "backup", "dcs").exits(t, exitOK)
+			d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 			etcdtest.Put(t, s.client(t, s.hosts...), "/late", c.name)
 			want := s.rows(t, s.hosts...)
 			c.lose(t)
@@ -185,13 +205,13 @@ func TestHostLostAfterStart(t *testing.T) {
 			c.back(t)
 			s.apart(t, h3, met, rest...)
 
-			r := d.run(t, "rollback", "dcs", "--yes").exits(t, exitPartly, "starts are forbidden")
+			r := d.run(t, "rollback", "dcs", "--yes").Exits(t, command.ExitPartly, "starts are forbidden")
 			etcdtest.MustEqual(t, want, s.rows(t, rest...)) // undisturbed
 			if out, err := h3.try(t, "/srv/etcd.sh", "start"); err == nil {
 				t.Errorf("somebody started etcd on h3, which belongs to no cluster: %s", out)
 			}
-			d.run(t, r.printed(t, "replace-member dcs h3")...).exits(t, exitUsage, "--yes")
-			d.run(t, append(r.printed(t, "replace-member dcs h3"), "--yes")...).exits(t, exitOK, "it has its vote")
+			d.run(t, printed(t, r, "replace-member dcs h3")...).Exits(t, command.ExitUsage, "--yes")
+			d.run(t, append(printed(t, r, "replace-member dcs h3"), "--yes")...).Exits(t, command.ExitOK, "it has its vote")
 			etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
 			for _, h := range s.hosts {
 				if h.unfinished(t) != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 const (
@@ -173,16 +174,16 @@ func TestStaticPods(t *testing.T) {
 	}
 	s.serves(t, client)
 	d := s.debianDesk(t, "desk1", "{static_pod: "+manifests+"/etcd.yaml}", debianData, hosts)
-	d.run(t, "backup", "dcs").exits(t, exitOK)
+	d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 	want := s.rows(t, s.hosts...)
 	legit := map[string]bool{clusterOf(t, client): true}
 
 	t.Run("wrong configuration", func(t *testing.T) {
 		d := s.debianDesk(t, "desk2", "{static_pod: "+manifests+"/etcd.yaml}", "/data", hosts)
-		d.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError,
+		d.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").Exits(t, command.ExitError,
 			"data dir is /data in the configuration, "+debianData+" by manifest "+manifests+"/etcd.yaml")
 		d = s.debianDesk(t, "desk3", "{static_pod: "+manifests+"/etcd2.yaml}", debianData, hosts)
-		d.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, manifests+"/etcd2.yaml is not there")
+		d.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").Exits(t, command.ExitError, manifests+"/etcd2.yaml is not there")
 	})
 
 	t.Run("restore", func(t *testing.T) {
@@ -217,9 +218,7 @@ func TestStaticPods(t *testing.T) {
 		t.Run("power cut after "+point+", then "+verb, func(t *testing.T) {
 			etcdtest.Put(t, client, "/late", point)
 			before := s.rows(t, s.hosts...)
-			c := d.start(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes")
-			c.reaches(t, "\n"+point+" ")
-			c.kill(t)
+			d.killedAfter(t, point, "restore", "dcs", "--replace-healthy", "dcs", "--yes")
 			for _, h := range hosts {
 				h.cut(t)
 			}
@@ -241,7 +240,7 @@ func TestStaticPods(t *testing.T) {
 				d.rebuild(t)
 				before = want
 			} else {
-				d.run(t, "rollback", "dcs", "--yes").exits(t, exitOK)
+				d.run(t, "rollback", "dcs", "--yes").Exits(t, command.ExitOK)
 			}
 			etcdtest.MustEqual(t, before, s.rows(t, s.hosts...))
 			legit[clusterOf(t, client)] = true

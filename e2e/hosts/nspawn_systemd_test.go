@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // etcdUnit is etcd as distributions package it: settings in an environment file, another user, restarted for ever.
@@ -144,7 +145,7 @@ func somebody(t testing.TB, hosts []*debian) (stop func()) {
 func (d *desk) rebuild(t testing.TB, flags ...string) restored {
 	t.Helper()
 	var r restored
-	d.run(t, append([]string{"-o", "json", "restore", "dcs", "--yes"}, flags...)...).exits(t, exitOK).decode(t, &r)
+	d.run(t, append([]string{"-o", "json", "restore", "dcs", "--yes"}, flags...)...).Exits(t, command.ExitOK).Decode(t, &r)
 	if !r.OK {
 		t.Errorf("the restore is not ok: %+v", r)
 	}
@@ -190,19 +191,19 @@ func TestSystemd(t *testing.T) {
 	s.serves(t, client)
 	etcdtest.MustFill(t, client, etcdtest.FillOptions{Keys: 500})
 	d := s.debianDesk(t, "desk1", "{systemd: etcd}", debianData, hosts)
-	d.run(t, "backup", "dcs").exits(t, exitOK)
+	d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 	want := s.rows(t, s.hosts...)
 	legit := map[string]bool{clusterOf(t, client): true}
 
 	t.Run("wrong configuration", func(t *testing.T) {
 		wrong := s.debianDesk(t, "desk2", "{systemd: etcd}", "/var/lib/etcd2", hosts)
-		wrong.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, "data dir is /var/lib/etcd2 in the configuration, "+debianData+" by unit etcd.service")
+		wrong.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").Exits(t, command.ExitError, "data dir is /var/lib/etcd2 in the configuration, "+debianData+" by unit etcd.service")
 		missing := s.debianDesk(t, "desk3", "{systemd: etcd-server}", debianData, hosts)
-		missing.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, "no unit etcd-server.service")
+		missing.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").Exits(t, command.ExitError, "no unit etcd-server.service")
 		// Whoever restored by hand as root left a dir that etcd's own user cannot open.
 		hosts[1].exec(t, "chown", "root:root", debianData)
-		r := d.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").exits(t, exitError, hosts[1].name+": owner", "nothing was changed")
-		mend := regexp.MustCompile(`chown -R \S+ ` + debianData).FindString(r.stderr)
+		r := d.run(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes").Exits(t, command.ExitError, hosts[1].name+": owner", "nothing was changed")
+		mend := regexp.MustCompile(`chown -R \S+ ` + debianData).FindString(r.Stderr)
 		hosts[1].exec(t, "sh", "-c", mend)
 		if got := strings.TrimSpace(hosts[1].exec(t, "stat", "-c", "%U:%G", debianData)); got != "etcd:etcd" {
 			t.Errorf("%q makes %s the owner", mend, got)
@@ -236,9 +237,7 @@ func TestSystemd(t *testing.T) {
 	for _, point := range []string{"stop", "exchange", "allow"} {
 		t.Run("power cut after "+point, func(t *testing.T) {
 			etcdtest.Put(t, client, "/late", point)
-			c := d.start(t, "restore", "dcs", "--replace-healthy", "dcs", "--yes")
-			c.reaches(t, "\n"+point+" ")
-			c.kill(t)
+			d.killedAfter(t, point, "restore", "dcs", "--replace-healthy", "dcs", "--yes")
 			for _, h := range hosts {
 				h.cut(t)
 			}

@@ -113,6 +113,7 @@ func (s *site) debian(t testing.TB, root string, n int) *debian {
 			t.Fatal(err)
 		}
 	}
+	h.state = h.disk("root", debianData+".requorum")
 	disk := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", root, h.disk("upper"), h.disk("work"))
 	if err := syscall.Mount(h.ns, h.disk("root"), "overlay", 0, disk); err != nil {
 		t.Skipf("a disk for a host with systemd cannot be mounted here: overlay: %v", err)

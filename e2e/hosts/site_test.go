@@ -52,6 +52,8 @@ type host struct {
 	ns   string // network namespace
 	dir  string // holds its disk: srv, var-tmp and etc
 
+	state string // where requorum keeps what it knows of runs, as this machine sees it
+
 	program *etcdtest.Program
 	hostKey gossh.Signer
 
@@ -108,6 +110,7 @@ func (s *site) place(t testing.TB, name, addr string) *host {
 	if err := os.Chmod(h.disk("var-tmp"), 0o1777); err != nil {
 		t.Fatal(err)
 	}
+	h.state = h.disk("srv", filepath.Base(dataDir)+".requorum")
 	s.plug(t, h.ns, name, addr)
 	h.hostKey = newKey(t, h.disk("etc", "hostkey"))
 	s.hosts = append(s.hosts, h)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // TestSurvivorsOverHosts loses the power of all hosts in mid-write, and two of three disks; then one disk of a cluster that serves on; then the whole site, as
@@ -23,7 +24,7 @@ func TestSurvivorsOverHosts(t *testing.T) {
 		}
 	}
 	step("power loss and two of three disks", func(t *testing.T) {
-		d.run(t, "backup", "dcs").exits(t, exitOK)
+		d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 		w := s.write(t, client, "/power/")
 		w.atLeast(t, 300)
 		for _, h := range dcs {
@@ -42,17 +43,17 @@ func TestSurvivorsOverHosts(t *testing.T) {
 				}
 			}
 		}
-		d.run(t, "-o", "json", "restore", "dcs", "--plan").exits(t, exitOK).decode(t, &plan)
+		d.run(t, "-o", "json", "restore", "dcs", "--plan").Exits(t, command.ExitOK).Decode(t, &plan)
 		if plan.Source.Kind != "survivor" || len(plan.Source.Candidates) < 4 {
 			t.Fatalf("planned from %+v", plan.Source)
 		}
-		d.run(t, "restore", "dcs", "--plan").exits(t, exitOK, "> survivor "+plan.Source.ID, "term ", "older than the survivor")
+		d.run(t, "restore", "dcs", "--plan").Exits(t, command.ExitOK, "> survivor "+plan.Source.ID, "term ", "older than the survivor")
 		for _, h := range dcs {
 			if h.name != plan.Source.ID {
 				h.wipe(t)
 			}
 		}
-		d.restore(t, exitOK)
+		d.restore(t, command.ExitOK)
 		have := map[string]bool{}
 		for _, r := range s.rows(t, dcs...) {
 			have[r.Key] = true
@@ -68,9 +69,9 @@ func TestSurvivorsOverHosts(t *testing.T) {
 		lost.off(t)
 		lost.on(t)
 		lost.wipe(t)
-		d.run(t, "restore", "dcs", "--yes").exits(t, exitRefused, "replace-member dcs "+lost.name)
+		d.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitRefused, "replace-member dcs "+lost.name)
 		w := s.write(t, s.client(t, dcs[0], dcs[2]), "/meanwhile/")
-		d.run(t, "replace-member", "dcs", lost.name, "--yes").exits(t, exitOK, "it has its vote")
+		d.run(t, "replace-member", "dcs", lost.name, "--yes").Exits(t, command.ExitOK, "it has its vote")
 		acknowledged := w.end()
 		rows := s.rows(t, lost)
 		etcdtest.MustEqual(t, s.rows(t, dcs[0]), rows)
@@ -80,10 +81,10 @@ func TestSurvivorsOverHosts(t *testing.T) {
 			}
 		}
 		d.run(t, "check", "dcs")
-		d.run(t, "replace-member", "dcs", lost.name, "--yes").exits(t, exitRefused, "--replace-healthy "+lost.name)
+		d.run(t, "replace-member", "dcs", lost.name, "--yes").Exits(t, command.ExitRefused, "--replace-healthy "+lost.name)
 	})
 	step("another site", func(t *testing.T) {
-		d.run(t, "backup", "dcs").exits(t, exitOK)
+		d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 		want := s.rows(t, dcs...)
 		for _, h := range dcs {
 			h.unplug(t)
@@ -91,9 +92,9 @@ func TestSurvivorsOverHosts(t *testing.T) {
 		away.install(t, etcdtest.Latest, []*host{away})
 		file := d.file(t, "away.yaml", fmt.Sprintf("members:\n- {name: %s, host: %q, peer_url: %q, client_url: %q, data_dir: %s, service: %s}\n",
 			away.name, away.ssh("root"), away.peerURL(), away.clientURL(), dataDir, away.service()))
-		d.run(t, "restore", "dcs", "--as", "dcs", "--members", file, "--yes").exits(t, exitUsage, "the cluster itself")
-		d.run(t, "restore", "dcs", "--as", "away", "--yes").exits(t, exitUsage, "--members FILE")
-		d.run(t, "restore", "dcs", "--as", "away", "--members", file, "--yes", "--target-version", etcdtest.Latest).exits(t, exitOK,
+		d.run(t, "restore", "dcs", "--as", "dcs", "--members", file, "--yes").Exits(t, command.ExitUsage, "the cluster itself")
+		d.run(t, "restore", "dcs", "--as", "away", "--yes").Exits(t, command.ExitUsage, "--members FILE")
+		d.run(t, "restore", "dcs", "--as", "away", "--members", file, "--yes", "--target-version", etcdtest.Latest).Exits(t, command.ExitOK,
 			"away, a copy of dcs", "away is not configured yet")
 		etcdtest.MustEqual(t, want, s.rows(t, away))
 		// The old site comes back: neither learns of the other.
@@ -102,8 +103,8 @@ func TestSurvivorsOverHosts(t *testing.T) {
 		}
 		etcdtest.MustEqual(t, want, s.rows(t, dcs...))
 		var lists [2][]struct{ ID string }
-		d.run(t, "-o", "json", "list", "dcs").exits(t, exitOK).decode(t, &lists[0])
-		d.run(t, "-o", "json", "list", "away", "--store", "file://"+s.dir+"/store").exits(t, exitOK).decode(t, &lists[1])
+		d.run(t, "-o", "json", "list", "dcs").Exits(t, command.ExitOK).Decode(t, &lists[0])
+		d.run(t, "-o", "json", "list", "away", "--store", "file://"+s.dir+"/store").Exits(t, command.ExitOK).Decode(t, &lists[1])
 		if len(lists[1]) != 1 || slices.Contains(lists[0], lists[1][0]) {
 			t.Errorf("backups of dcs %v, of the other %v", lists[0], lists[1])
 		}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // TestStrangeHosts restores over three hosts none of which is as one would set it up:
@@ -68,7 +70,7 @@ func TestStrangeHosts(t *testing.T) {
 	d.more = "    recipients: [" + identity.Recipient().String() + "]\n    identity_file: " + d.file(t, "identity", identity.String()+"\n")
 	d.members[0].url, d.members[1].url, d.members[1].wal = h1.ssh("op"), h2.ssh("op"), "/srv/wal/etcd"
 	d.configure(t)
-	d.run(t, "backup", "dcs").exits(t, exitOK)
+	d.run(t, "backup", "dcs").Exits(t, command.ExitOK)
 	want := s.rows(t, s.hosts...)
 	etcdtest.Put(t, client, "/after", "the backup")
 
@@ -83,13 +85,13 @@ func TestStrangeHosts(t *testing.T) {
 		} {
 			one.members[0].url, one.members[1].url = test.one, test.two
 			one.configure(t)
-			one.run(t, "config", "check").exits(t, exitUsage, test.want)
+			one.run(t, "config", "check").Exits(t, command.ExitUsage, test.want)
 		}
 		for _, shell := range shells {
 			one.members = one.members[:1]
 			one.members[0].url = h1.ssh(shell)
 			one.configure(t)
-			one.run(t, "config", "check").exits(t, exitOK)
+			one.run(t, "config", "check").Exits(t, command.ExitOK)
 		}
 	})
 
@@ -106,27 +108,27 @@ func TestStrangeHosts(t *testing.T) {
 	h2.exec(t, "chmod", "0710", "/srv/etcd")
 
 	// Without a program for h3 nothing is changed; nor with one that is for yet another architecture, or that is not what its file says.
-	d.run(t, "restore", "dcs", "--yes", "--from", "store").exits(t, exitError, "host ssh://root@"+h3.addr+" is linux/386 and this requorum is for linux/amd64: get or build requorum", "GOARCH=386", "ssh.binaries", "nothing was changed")
+	d.run(t, "restore", "dcs", "--yes", "--from", "store").Exits(t, command.ExitError, "host ssh://root@"+h3.addr+" is linux/386 and this requorum is for linux/amd64: get or build requorum", "GOARCH=386", "ssh.binaries", "nothing was changed")
 	program := built()
 	arm := relabelled(t, program, filepath.Join(s.dir, "arm64"), 183)
 	d.top = "ssh: {binaries: [" + arm + "]}"
 	d.configure(t)
-	d.run(t, "restore", "dcs", "--yes", "--from", "store").exits(t, exitError, "is linux/386", arm+" is for linux/arm64", "nothing was changed")
+	d.run(t, "restore", "dcs", "--yes", "--from", "store").Exits(t, command.ExitError, "is linux/386", arm+" is for linux/arm64", "nothing was changed")
 	lie := relabelled(t, requorum, filepath.Join(s.dir, "lie"), 3)
 	d.top = "ssh: {binaries: [" + lie + "]}"
 	d.configure(t)
-	d.run(t, "restore", "dcs", "--yes", "--from", "store").exits(t, exitError, "run "+lie+", brought to /var/tmp/requorum-0", "nothing was changed")
+	d.run(t, "restore", "dcs", "--yes", "--from", "store").Exits(t, command.ExitError, "run "+lie+", brought to /var/tmp/requorum-0", "nothing was changed")
 	s.nothingBrought(t)
 
 	// The machine that works dies in the middle: what it brought is removed without it.
 	d.top = "ssh: {binaries: [" + arm + ", " + program + "]}"
 	d.configure(t)
-	d.run(t, "config", "check").exits(t, exitUsage, "endpoint") // every host is fine
-	h3.slow(t, 100)
+	d.run(t, "config", "check").Exits(t, command.ExitUsage, "endpoint") // every host is fine
+	h3.slow(t, transfer)
 	seen := s.watch(t)
 	c := d.start(t, "restore", "dcs", "--yes", "--from", "store")
 	until(t, "a part of the database on h3", func() bool { return h3.arrived(t) > 1<<20 })
-	c.kill(t)
+	c.Kill(t)
 	s.nothingBrought(t)
 
 	// And the restore, with a program that lies beside requorum.
@@ -138,7 +140,7 @@ func TestStrangeHosts(t *testing.T) {
 	d.top = ""
 	d.configure(t)
 	h3.slow(t, 1000)
-	d.restore(t, exitOK, "--from", "store")
+	d.restore(t, command.ExitOK, "--from", "store")
 	etcdtest.MustEqual(t, want, s.rows(t, s.hosts...))
 	s.nothingBrought(t)
 	secret(t, s, seen(), identity.String())
@@ -304,20 +306,20 @@ func (s *site) hostKeys(t *testing.T, h *host, authority gossh.Signer) {
 		{name: "by an authority", known: "@cert-authority 10.77.0.* " + signer},
 		{name: "under another name", known: "database " + own, config: "HostKeyAlias database\n"},
 		{name: "an authority of other hosts", known: "@cert-authority 10.78.* " + signer + h.knownHost()},
-		{name: "the authority, for a name that the certificate does not have", known: "@cert-authority h3 " + signer, config: "HostKeyAlias h3\n", code: exitUsage, want: "a host certificate is not valid"},
-		{name: "another authority", known: "@cert-authority * " + stranger, code: exitUsage, want: "has no certificate of the authority there"},
-		{name: "the authority's key as if it were the host's", known: "@cert-authority * " + own, code: exitUsage, want: "has no certificate of the authority there"},
-		{name: "changed", known: h.addr + " " + stranger, code: exitUsage, want: "has changed"},
-		{name: "revoked", known: h.knownHost() + "@revoked * " + own, code: exitUsage, want: "is revoked"},
-		{name: "unknown", known: "10.77.0.99 " + own, code: exitUsage, want: "ssh-keyscan " + h.addr},
-		{name: "a list of revoked keys", known: h.knownHost(), config: "RevokedHostKeys /etc/revoked\n", code: exitUsage, want: "@revoked"},
+		{name: "the authority, for a name that the certificate does not have", known: "@cert-authority h3 " + signer, config: "HostKeyAlias h3\n", code: command.ExitUsage, want: "a host certificate is not valid"},
+		{name: "another authority", known: "@cert-authority * " + stranger, code: command.ExitUsage, want: "has no certificate of the authority there"},
+		{name: "the authority's key as if it were the host's", known: "@cert-authority * " + own, code: command.ExitUsage, want: "has no certificate of the authority there"},
+		{name: "changed", known: h.addr + " " + stranger, code: command.ExitUsage, want: "has changed"},
+		{name: "revoked", known: h.knownHost() + "@revoked * " + own, code: command.ExitUsage, want: "is revoked"},
+		{name: "unknown", known: "10.77.0.99 " + own, code: command.ExitUsage, want: "ssh-keyscan " + h.addr},
+		{name: "a list of revoked keys", known: h.knownHost(), config: "RevokedHostKeys /etc/revoked\n", code: command.ExitUsage, want: "@revoked"},
 	} {
 		file := d.file(t, ".ssh/known_hosts", test.known)
 		if test.hashed {
 			must(t, "ssh-keygen", "-q", "-H", "-f", file)
 		}
 		d.file(t, ".ssh/config", test.config)
-		if r := d.run(t, "config", "check"); r.code != test.code || !strings.Contains(r.stdout+r.stderr, test.want) {
+		if r := d.run(t, "config", "check"); r.Code != test.code || !strings.Contains(r.Stdout+r.Stderr, test.want) {
 			t.Errorf("%s: not exit code %d with %q:\n%s", test.name, test.code, test.want, r)
 		}
 	}
@@ -334,7 +336,7 @@ func (s *site) keys(t *testing.T, h *host) {
 	}
 	check := func(name string, code int, words ...string) {
 		t.Helper()
-		t.Run(name, func(t *testing.T) { d.run(t, "config", "check").exits(t, code, words...) })
+		t.Run(name, func(t *testing.T) { d.run(t, "config", "check").Exits(t, code, words...) })
 	}
 	const phrase = "a phrase for tests"
 	must(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", file("locked"))
@@ -346,7 +348,7 @@ func (s *site) keys(t *testing.T, h *host) {
 		t.Fatal(err)
 	}
 	d.file(t, ".ssh/config", "IdentityFile ~/.ssh/locked\n")
-	check("a passphrase", exitUsage, file("locked")+" has a passphrase: load it into an SSH agent with ssh-add")
+	check("a passphrase", command.ExitUsage, file("locked")+" has a passphrase: load it into an SSH agent with ssh-add")
 
 	agent := exec.CommandContext(t.Context(), "ssh-agent", "-D", "-a", file("agent"))
 	if err := agent.Start(); err != nil {
@@ -362,7 +364,7 @@ func (s *site) keys(t *testing.T, h *host) {
 			t.Fatal(err)
 		}
 		cmd := exec.CommandContext(t.Context(), "ssh-add", "-q", path)
-		cmd.Env = append(d.env, "SSH_ASKPASS="+ask, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=:0")
+		cmd.Env = append(slices.Concat(os.Environ(), d.env), "SSH_ASKPASS="+ask, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=:0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("ssh-add %s: %v\n%s", path, err, out)
 		}
@@ -372,15 +374,15 @@ func (s *site) keys(t *testing.T, h *host) {
 		add(file("other" + strconv.Itoa(i)))
 	}
 	add(file("locked"))
-	check("a passphrase, and an agent that has the key after many others", exitOK)
+	check("a passphrase, and an agent that has the key after many others", command.ExitOK)
 	if err := os.Remove(file("locked")); err != nil {
 		t.Fatal(err)
 	}
-	check("only the public half, and such an agent", exitOK)
+	check("only the public half, and such an agent", command.ExitOK)
 	d.file(t, ".ssh/config", "")
-	check("an agent with too many keys", exitUsage, "gave up on user op before all of the 7 keys", "IdentityFile")
+	check("an agent with too many keys", command.ExitUsage, "gave up on user op before all of the 7 keys", "IdentityFile")
 	d.file(t, ".ssh/config", "IdentitiesOnly yes\nIdentityFile ~/.ssh/other1\n")
-	check("another key, and no other", exitUsage, "user op is not let in")
+	check("another key, and no other", command.ExitUsage, "user op is not let in")
 
 	// A certificate that does not lie beside the key.
 	newKey(t, file("plain"))
@@ -397,7 +399,7 @@ func (s *site) keys(t *testing.T, h *host) {
 		t.Fatal(err)
 	}
 	d.file(t, ".ssh/config", "IdentitiesOnly yes\nIdentityFile ~/.ssh/plain\n")
-	check("a key without its certificate", exitUsage, "user op is not let in")
+	check("a key without its certificate", command.ExitUsage, "user op is not let in")
 	d.file(t, ".ssh/config", "IdentitiesOnly yes\nIdentityFile ~/.ssh/plain\nCertificateFile ~/.ssh/ticket\n")
-	check("a certificate", exitOK)
+	check("a certificate", command.ExitOK)
 }

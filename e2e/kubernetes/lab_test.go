@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -18,14 +17,12 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 const (
 	token    = "a-token"
 	patience = 3 * time.Minute // that anything may take
-
-	exitOK     = 0
-	exitAgents = 15
 )
 
 var program string
@@ -36,7 +33,7 @@ func TestMain(m *testing.M) {
 	if !inLab() {
 		os.Exit(m.Run())
 	}
-	os.Exit(etcdtest.Main(m, func(built, _ string) { program = built }))
+	os.Exit(command.Main(m, func(built, _ string) { program = built }))
 }
 
 // lab is a control plane: API servers at several addresses, of which none is ever called, a scheduler, and two nodes.
@@ -189,41 +186,21 @@ func (l *lab) configure() {
 // requorum runs the program, which must end so and say each of the words.
 func (l *lab) requorum(code int, args []string, words ...string) string {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 2*patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Dir, cmd.WaitDelay = l.dir, 10*time.Second
-	begun := time.Now()
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		l.t.Fatalf("requorum %v: %v\n%s", args, err, out)
-	}
-	l.t.Logf("%5.1f s, exit code %d: requorum %s", time.Since(begun).Seconds(), cmd.ProcessState.ExitCode(), strings.Join(args, " "))
-	if got := cmd.ProcessState.ExitCode(); got != code {
-		l.t.Fatalf("requorum %v: exit code %d, want %d\n%s", args, got, code, out)
-	}
-	for _, w := range words {
-		if !strings.Contains(string(out), w) {
-			l.t.Errorf("requorum %v does not say %q:\n%s", args, w, out)
-		}
-	}
-	return string(out)
+	r := l.run(args...).Exits(l.t, code, words...)
+	return r.Stdout + r.Stderr
+}
+
+// run runs the program to its end.
+func (l *lab) run(args ...string) command.Result {
+	l.t.Helper()
+	return command.Run(l.t, command.Options{Dir: l.dir}, append([]string{program}, args...)...)
 }
 
 // registered waits until everyone has written what tells that they live.
 func (l *lab) registered() {
 	l.t.Helper()
 	l.until("everyone to register", func() bool {
-		ctx, cancel := context.WithTimeout(l.t.Context(), 10*time.Second)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, program, "-o", "json", "check", "k8s", "--wait", "20s")
-		cmd.Dir = l.dir
-		out, err := cmd.Output()
-		if err != nil && len(out) == 0 {
-			return false
-		}
-		text := string(out)
+		text := l.run("-o", "json", "check", "k8s", "--wait", "20s").Stdout
 		return strings.Contains(text, "kube-scheduler by") && strings.Contains(text, "worker1, worker2") && strings.Contains(text, "192.0.2.1, 192.0.2.2")
 	})
 }
@@ -249,15 +226,15 @@ func (l *lab) told(out string) {
 func TestControlPlane(t *testing.T) {
 	l := newLab(t)
 	l.registered()
-	l.requorum(exitOK, []string{"backup", "k8s"})
-	l.requorum(exitOK, []string{"show", "k8s", "latest"}, "api_servers: 192.0.2.1, 192.0.2.2", "kube-system/kube-scheduler", "count: 2")
+	l.requorum(command.ExitOK, []string{"backup", "k8s"})
+	l.requorum(command.ExitOK, []string{"show", "k8s", "latest"}, "api_servers: 192.0.2.1, 192.0.2.2", "kube-system/kube-scheduler", "count: 2")
 	const maps = "/api/v1/namespaces/default/configmaps"
 	if _, code := l.call(l.api[0], http.MethodPost, maps, map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "later"}}); code != http.StatusCreated {
 		t.Fatalf("create a ConfigMap: %d", code)
 	}
 	ended := l.watch(l.api[1], maps)
 	l.lose()
-	out := l.requorum(exitOK, []string{"restore", "k8s", "--yes"}, "kubernetes /registry/: "+agents.Reconnected, "2 of 2: 192.0.2.1, 192.0.2.2", "kube-system/kube-scheduler by", "2 of 2: worker1, worker2")
+	out := l.requorum(command.ExitOK, []string{"restore", "k8s", "--yes"}, "kubernetes /registry/: "+agents.Reconnected, "2 of 2: 192.0.2.1, 192.0.2.2", "kube-system/kube-scheduler by", "2 of 2: worker1, worker2")
 	l.told(out)
 	for _, s := range l.api {
 		if _, code := l.call(s, http.MethodGet, maps+"/later", nil); code != http.StatusNotFound {
@@ -265,12 +242,12 @@ func TestControlPlane(t *testing.T) {
 		}
 	}
 	l.until("the watch to end", func() bool { return len(ended) > 0 })
-	l.requorum(exitOK, []string{"check", "k8s"}, agents.Reconnected)
+	l.requorum(command.ExitOK, []string{"check", "k8s"}, agents.Reconnected)
 
-	l.requorum(exitOK, []string{"backup", "k8s"})
+	l.requorum(command.ExitOK, []string{"backup", "k8s"})
 	l.api[1].program.End(t, syscall.SIGKILL)
 	l.lose()
-	l.told(l.requorum(exitAgents, []string{"restore", "k8s", "--yes", "--agent-deadline", "60s"}, "NOT BACK", "1 of 2: 192.0.2.1; not: 192.0.2.2 (absent)"))
+	l.told(l.requorum(command.ExitAgents, []string{"restore", "k8s", "--yes", "--agent-deadline", "60s"}, "NOT BACK", "1 of 2: 192.0.2.1; not: 192.0.2.2 (absent)"))
 }
 
 // watch watches until the API server ends that; then the channel has something.
@@ -317,9 +294,9 @@ func TestStoredForms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, test.flags...)
 			l.until("everyone to write", func() bool { return strings.Contains(l.requorum(2, []string{"check", "k8s"}), test.says) })
-			l.requorum(exitOK, []string{"backup", "k8s"})
+			l.requorum(command.ExitOK, []string{"backup", "k8s"})
 			l.lose()
-			l.told(l.requorum(exitOK, []string{"restore", "k8s", "--yes"}, "kubernetes /registry/: "+test.verdict, "2 of 2: 192.0.2.1, 192.0.2.2", test.says))
+			l.told(l.requorum(command.ExitOK, []string{"restore", "k8s", "--yes"}, "kubernetes /registry/: "+test.verdict, "2 of 2: 192.0.2.1, 192.0.2.2", test.says))
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // inDanger skips the test unless `make lab-danger` runs it.
@@ -78,7 +79,7 @@ func TestDangerResumedByHand(t *testing.T) {
 		n.kill()
 	}
 	l.lose()
-	l.requorum("restore", "dcs", "--yes", "--open-paused", "--agent-deadline", "1s").exits(t, exitAgents, "waits for")
+	l.requorum("restore", "dcs", "--yes", "--open-paused", "--agent-deadline", "1s").Exits(t, command.ExitAgents, "waits for")
 	for _, n := range l.nodes {
 		n.start()
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // program is the built requorum, patroni what every node runs; template holds the data directories that every test begins with.
@@ -35,17 +35,8 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(etcdtest.Main(m, func(built, dir string) { program, template = built, filepath.Join(dir, "template") }))
+	os.Exit(command.Main(m, func(built, dir string) { program, template = built, filepath.Join(dir, "template") }))
 }
-
-// Exit codes of requorum.
-const (
-	exitOK      = 0
-	exitNothing = 10
-	exitVerify  = 13
-	exitRefused = 14
-	exitAgents  = 15
-)
 
 // A lab is etcd, Patroni, a writer, and requorum's configuration.
 type lab struct {
@@ -507,30 +498,6 @@ func (l *lab) accounted() *node {
 	return p
 }
 
-// A result is what a requorum command left.
-type result struct {
-	code           int
-	stdout, stderr string
-}
-
-func (r result) String() string {
-	return fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", r.code, r.stdout, r.stderr)
-}
-
-// exits fails the test unless the command ended so and said each of the words.
-func (r result) exits(t *testing.T, code int, words ...string) result {
-	t.Helper()
-	if r.code != code {
-		t.Fatalf("exit code %d, want %d:\n%s", r.code, code, r)
-	}
-	for _, w := range words {
-		if !strings.Contains(r.stdout, w) && !strings.Contains(r.stderr, w) {
-			t.Errorf("it does not say %q:\n%s", w, r)
-		}
-	}
-	return r
-}
-
 // configure writes requorum.yaml.
 func (l *lab) configure() {
 	l.t.Helper()
@@ -567,41 +534,22 @@ func (l *lab) configure() {
 }
 
 // requorum runs the program to its end.
-func (l *lab) requorum(args ...string) result {
+func (l *lab) requorum(args ...string) command.Result {
 	l.t.Helper()
-	return l.begin(args...)()
+	return l.begin(args...).Wait(l.t)
 }
 
-// begin starts the program; the function that it returns waits for its end.
-func (l *lab) begin(args ...string) func() result {
+// begin starts the program.
+func (l *lab) begin(args ...string) *command.Command {
 	l.t.Helper()
 	l.configure()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 2*patience)
-	cmd := exec.CommandContext(ctx, program, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = l.dir, &stdout, &stderr, 10*time.Second
-	begun := time.Now()
-	if err := cmd.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	l.t.Cleanup(cancel)
-	return func() result {
-		l.t.Helper()
-		defer cancel()
-		err := cmd.Wait()
-		var exit *exec.ExitError
-		if err != nil && !errors.As(err, &exit) {
-			l.t.Fatalf("requorum %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
-		}
-		l.t.Logf("%5.1f s, exit code %d: requorum %s", time.Since(begun).Seconds(), cmd.ProcessState.ExitCode(), strings.Join(args, " "))
-		return result{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
-	}
+	return command.Start(l.t, command.Options{Dir: l.dir}, append([]string{program}, args...)...)
 }
 
 // backup takes one, which must succeed.
 func (l *lab) backup() {
 	l.t.Helper()
-	l.requorum("backup", "dcs").exits(l.t, exitOK)
+	l.requorum("backup", "dcs").Exits(l.t, command.ExitOK)
 }
 
 // A restored cluster, as restore -o json says it.
@@ -618,11 +566,9 @@ type restored struct {
 	Notes   []string
 }
 
-func (r result) report(t *testing.T) (rep restored) {
+func reported(t *testing.T, r command.Result) (rep restored) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(r.stdout), &rep); err != nil {
-		t.Fatalf("stdout is no report: %v\n%s", err, r)
-	}
+	r.Decode(t, &rep)
 	return rep
 }
 
@@ -663,17 +609,17 @@ func (l *lab) restore(verdict string, flags ...string) restored {
 // restoring is restore that goes on while the test does something.
 func (l *lab) restoring(flags ...string) func(verdict string) restored {
 	l.t.Helper()
-	wait := l.begin(slices.Concat([]string{"-o", "json", "restore", "dcs", "--yes"}, flags)...)
+	begun := l.begin(slices.Concat([]string{"-o", "json", "restore", "dcs", "--yes"}, flags)...)
 	return func(verdict string) restored {
 		l.t.Helper()
-		result := wait()
-		if result.code != exitOK {
+		result := begun.Wait(l.t)
+		if result.Code != command.ExitOK {
 			l.t.Fatalf("restore:\n%s", result)
 		}
-		if !strings.Contains(result.stderr, "patroni /service/main: leader registered anew after") {
-			l.t.Errorf("the proof was not told while it went on:\n%s", result.stderr)
+		if !strings.Contains(result.Stderr, "patroni /service/main: leader registered anew after") {
+			l.t.Errorf("the proof was not told while it went on:\n%s", result.Stderr)
 		}
-		r := result.report(l.t)
+		r := reported(l.t, result)
 		if v := r.verdict(l.t); v.Verdict != verdict || !v.OK {
 			l.t.Errorf("verdict %s, want %s", v.Verdict, verdict)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // inLab skips the test unless `make lab` runs it.
@@ -36,9 +37,9 @@ func TestTruePrimaryIsDown(t *testing.T) {
 	l.writer.more(150)
 	l.standing("before")
 	l.node("b").kill()
-	l.requorum("check", "dcs", "--wait", "5s").exits(t, 2, "agent patroni /service/main: "+agents.NotBack, "b does not answer")
+	l.requorum("check", "dcs", "--wait", "5s").Exits(t, 2, "agent patroni /service/main: "+agents.NotBack, "b does not answer")
 	l.lose()
-	l.requorum("restore", "dcs", "--yes").exits(t, exitRefused, "1 of 3 agents did not answer: b (http", "--open-paused")
+	l.requorum("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "1 of 3 agents did not answer: b (http", "--open-paused")
 	done := l.restoring("--open-paused")
 	l.alone("a", "c")
 	l.node("b").start()
@@ -62,7 +63,7 @@ func TestWaitsForTheTruePrimary(t *testing.T) {
 	l.backup()
 	l.node("a").kill()
 	l.lose()
-	l.requorum("restore", "dcs", "--yes", "--open-paused", "--agent-deadline", "20s").exits(t, exitAgents,
+	l.requorum("restore", "dcs", "--yes", "--open-paused", "--agent-deadline", "20s").Exits(t, command.ExitAgents,
 		"waits for", l.node("a").restURL(), "restore dcs")
 	if l.primary() != nil {
 		t.Error("somebody leads although the true primary is away and nobody gave it up")
@@ -85,12 +86,12 @@ func TestStaleSyncKept(t *testing.T) {
 	l, standby, other := syncLab(t)
 	l.backup()
 	l.outdated(standby, other)
-	wait := l.begin("-o", "json", "restore", "dcs", "--yes", "--patroni-sync", "keep")
+	begun := l.begin("-o", "json", "restore", "dcs", "--yes", "--patroni-sync", "keep")
 	l.reelected()
 	l.letIn("a")
 	l.letIn(standby)
-	result := wait().exits(t, exitAgents)
-	v := result.report(t).verdict(t)
+	result := begun.Wait(t).Exits(t, command.ExitAgents)
+	v := reported(t, result).verdict(t)
 	if v.Verdict != agents.DataLossSuspected {
 		t.Errorf("verdict %s", v.Verdict)
 	}
@@ -166,7 +167,7 @@ func TestSecured(t *testing.T) {
 	l.letIn("a")
 	done(agents.NoLoss)
 	l.writer.more(20)
-	l.requorum("check", "dcs").exits(t, exitOK, agents.NoLoss)
+	l.requorum("check", "dcs").Exits(t, command.ExitOK, agents.NoLoss)
 	l.accounted()
 }
 
@@ -185,8 +186,8 @@ func TestRollback(t *testing.T) {
 	}
 	l.switchover(to)
 	l.writer.more(100)
-	result := l.requorum("-o", "json", "rollback", "dcs", "--yes", "--discard-writes").exits(t, exitOK)
-	if v := result.report(t).verdict(t); v.Verdict != agents.NoLoss {
+	result := l.requorum("-o", "json", "rollback", "dcs", "--yes", "--discard-writes").Exits(t, command.ExitOK)
+	if v := reported(t, result).verdict(t); v.Verdict != agents.NoLoss {
 		t.Errorf("verdict %s", v.Verdict)
 	}
 	l.writer.more(20)
@@ -244,7 +245,7 @@ func TestForeignInitialize(t *testing.T) {
 	file := filepath.Join(l.dir, "foreign.db")
 	saveSnapshot(t, client, file)
 	l.lose()
-	l.requorum("restore", "dcs", "--yes", "--from", "file:"+file).exits(t, exitRefused, "7434512345678901234", "runs", "--accept-unverified /service/main")
+	l.requorum("restore", "dcs", "--yes", "--from", "file:"+file).Exits(t, command.ExitRefused, "7434512345678901234", "runs", "--accept-unverified /service/main")
 	if l.etcd.Members[0].Running() {
 		t.Error("etcd was started in spite of the refusal")
 	}
@@ -282,7 +283,7 @@ func TestNoUsableBackup(t *testing.T) {
 	l := newLab(t, labOptions{})
 	l.writer.more(50)
 	l.etcd.Kill(t)
-	l.requorum("restore", "dcs", "--yes", "--from", "store").exits(t, exitNothing, "--from file:FILE")
+	l.requorum("restore", "dcs", "--yes", "--from", "store").Exits(t, command.ExitNothing, "--from file:FILE")
 	l.restore(agents.NoLoss)
 	l.writer.more(20)
 	backups, err := filepath.Glob(filepath.Join(l.dir, "store", "dcs", "snapshots", "*", "*", "db.zst*"))
@@ -293,7 +294,7 @@ func TestNoUsableBackup(t *testing.T) {
 		damage(t, file)
 	}
 	l.etcd.Kill(t)
-	l.requorum("restore", "dcs", "--yes", "--from", "store").exits(t, exitVerify)
+	l.requorum("restore", "dcs", "--yes", "--from", "store").Exits(t, command.ExitVerify)
 	l.etcd.Start(t)
 	l.leader()
 	l.writer.more(20)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
 // The scenarios of `make test`, with three more in long_test.go. Their numbers are those of docs/patroni.md.
@@ -19,7 +20,7 @@ func TestStaleLeader(t *testing.T) {
 	l := newLab(t, labOptions{})
 	l.writer.more(50)
 	l.backup()
-	l.requorum("show", "dcs", "latest").exits(t, exitOK, "patroni /service/main", "leader: a", "name c, state running", "synchronous_mode: off", "system_identifier: ")
+	l.requorum("show", "dcs", "latest").Exits(t, command.ExitOK, "patroni /service/main", "leader: a", "name c, state running", "synchronous_mode: off", "system_identifier: ")
 	before := l.etcd.Members[0].Status(t)
 	l.switchover("b")
 	l.writer.more(50)
@@ -33,7 +34,7 @@ func TestStaleLeader(t *testing.T) {
 	}
 	t.Logf("raft term %d, before %d", after.RaftTerm, before.RaftTerm)
 	l.writer.more(20)
-	l.requorum("check", "dcs").exits(t, exitOK, "agent patroni /service/main: "+agents.NoLoss)
+	l.requorum("check", "dcs").Exits(t, command.ExitOK, "agent patroni /service/main: "+agents.NoLoss)
 	l.accounted()
 }
 
@@ -129,7 +130,7 @@ func TestStaleSyncRemoved(t *testing.T) {
 	l, standby, other := syncLab(t)
 	l.backup()
 	l.outdated(standby, other)
-	l.requorum("restore", "dcs", "--yes").exits(t, exitRefused, "synchronous mode is on", "a, "+standby, "--patroni-sync remove or --patroni-sync keep")
+	l.requorum("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "synchronous mode is on", "a, "+standby, "--patroni-sync remove or --patroni-sync keep")
 	done := l.restoring("--patroni-sync", "remove")
 	l.reelected()
 	l.letIn("a")
@@ -152,7 +153,7 @@ func TestSyncKept(t *testing.T) {
 	l.standing("before")
 	l.lose()
 	l.demoted("a")
-	l.requorum("restore", "dcs", "--yes").exits(t, exitRefused, "--patroni-sync remove or --patroni-sync keep")
+	l.requorum("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "--patroni-sync remove or --patroni-sync keep")
 	done := l.restoring("--patroni-sync", "keep")
 	l.reelected()
 	l.letIn(other)
@@ -184,7 +185,7 @@ func TestColdStart(t *testing.T) {
 		n.kill()
 	}
 	l.lose()
-	l.requorum("restore", "dcs", "--yes").exits(t, exitRefused, "a (http", "b (http", "c (http", "--open-paused")
+	l.requorum("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "a (http", "b (http", "c (http", "--open-paused")
 	l.node("a").start()
 	done := l.restoring("--open-paused")
 	l.alone("a")
