@@ -395,6 +395,7 @@ func TestServe(t *testing.T) {
 	says("/api/v1/clusters/c0/schedules?next=5", `"kind":"snapshot"`)
 	says("/api/v1/clusters/c0/check", `"last_backup":{"id":"b`)
 	says("/api/v1/list", `"cluster":"c0"`)
+	says("/", `data-cluster="c0"`)
 
 	// A broken configuration is refused, and the old one goes on.
 	text, err := os.ReadFile(path)

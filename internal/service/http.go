@@ -29,6 +29,7 @@ const apiTimeout = 2 * time.Minute
 
 // Handler serves
 //
+//	GET  /                                    the same for people: a page
 //	GET  /healthz                             the process gets on
 //	GET  /readyz                              schedules are followed
 //	GET  /metrics
@@ -38,7 +39,8 @@ const apiTimeout = 2 * time.Minute
 //	GET  /api/v1/clusters/{cluster}/list, …/schedules, …/check, …/observation
 //	POST /api/v1/clusters/{cluster}/backup    begins a backup: 202
 //
-// Everything but /healthz and /readyz needs the token where there is one; POST always does.
+// Everything but /healthz and /readyz needs the token where there is one; POST always does. Whoever only reads may also show it as a browser does: as the
+// password of any user.
 func (a API) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", state(a.Service.Alive))
@@ -58,6 +60,7 @@ func (a API) Handler() http.Handler {
 			answer(w, http.StatusOK, v)
 		}))
 	}
+	mux.Handle("GET /{$}", a.reader(a.page))
 	get("/api/v1/clusters", func(context.Context, *http.Request) (any, error) { return a.Service.states(), nil })
 	get("/api/v1/alerts", func(_ context.Context, r *http.Request) (any, error) {
 		return a.Service.alerts.list(r.FormValue("cluster")), nil
@@ -84,7 +87,7 @@ func (a API) Handler() http.Handler {
 		answer(w, http.StatusAccepted, map[string]string{"cluster": r.PathValue("cluster"), "state": "begun"})
 	}))
 	mux.Handle("/", a.reader(func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, fmt.Sprintf("there is nothing at %s %s", r.Method, r.URL.Path), "ask for /metrics, /healthz, /readyz, /api/v1/clusters or /api/v1/alerts")
+		fail(w, http.StatusNotFound, fmt.Sprintf("there is nothing at %s %s", r.Method, r.URL.Path), "ask for / (a page), /metrics, /healthz, /readyz, /api/v1/clusters or /api/v1/alerts")
 	}))
 	return mux
 }
@@ -165,7 +168,7 @@ func (a API) all(f perCluster) func(context.Context, *http.Request) (any, error)
 // reader lets through who may read.
 func (a API) reader(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if a.Token != nil && !a.shown(w, r) {
+		if a.Token != nil && !a.shown(w, r, true) {
 			return
 		}
 		// A page in a browser on this machine could have its own name resolve to loopback, and read along.
@@ -184,28 +187,41 @@ func (a API) writer(next http.HandlerFunc) http.Handler {
 			fail(w, http.StatusForbidden, "starting something needs a token, and none is configured", "write serve.token_file into the configuration")
 			return
 		}
-		if a.shown(w, r) {
+		if a.shown(w, r, false) { // a browser would add what it knows to a form of any page
 			next(w, r)
 		}
 	})
 }
 
-// shown says whether the request shows the token, and answers it otherwise.
-func (a API) shown(w http.ResponseWriter, r *http.Request) bool {
+// shown says whether the request shows the token, as a password too if that is allowed, and answers it otherwise.
+func (a API) shown(w http.ResponseWriter, r *http.Request, password bool) bool {
 	want, err := a.Token()
 	if err != nil || want == "" {
 		a.Service.o.Log.Error("the token of the API cannot be read", "error", err)
 		fail(w, http.StatusServiceUnavailable, "the token of the API cannot be read", "see the log of the service")
 		return false
 	}
-	scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	x, y := sha256.Sum256([]byte(got)), sha256.Sum256([]byte(want)) // equally long, so that the comparison takes the same time
-	if !strings.EqualFold(scheme, "bearer") || subtle.ConstantTimeCompare(x[:], y[:]) != 1 {
+	x, y := sha256.Sum256([]byte(tokenIn(r, password))), sha256.Sum256([]byte(want)) // equally long, so that the comparison takes the same time
+	if subtle.ConstantTimeCompare(x[:], y[:]) != 1 {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="requorum"`)
+		if password {
+			w.Header().Add("WWW-Authenticate", `Basic realm="requorum", charset="UTF-8"`)
+		}
 		fail(w, http.StatusUnauthorized, "no valid token was shown", "send it as Authorization: Bearer TOKEN")
 		return false
 	}
 	return true
+}
+
+// tokenIn is the token that a request shows, "" if it shows none.
+func tokenIn(r *http.Request, password bool) string {
+	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "bearer") {
+		return token
+	}
+	if _, token, ok := r.BasicAuth(); ok && password {
+		return token
+	}
+	return ""
 }
 
 // loopbackName says whether a Host header names this machine's loopback.
@@ -240,35 +256,4 @@ func answer(w http.ResponseWriter, status int, v any) {
 
 func fail(w http.ResponseWriter, status int, what, advice string) {
 	answer(w, status, map[string]any{"error": map[string]any{"what": what, "where": "", "advice": advice, "code": status}})
-}
-
-// ClusterState is one cluster in the answer to GET /api/v1/clusters.
-type ClusterState struct {
-	Cluster string             `json:"cluster"`
-	Role    Role               `json:"role"`
-	Held    bool               `json:"held"`
-	Next    map[Kind]time.Time `json:"next"`
-	Alerts  int                `json:"alerts"`
-	Backups *int               `json:"backups"` // null on a replica that does not do the work
-	Newest  string             `json:"newest,omitempty"`
-	Time    *time.Time         `json:"newest_time,omitempty"`
-}
-
-func (s *Service) states() []ClusterState {
-	all := []ClusterState{}
-	for _, u := range s.sorted() {
-		now := u.current()
-		c := ClusterState{Cluster: now.Cluster, Role: now.Role, Held: now.Held, Next: now.Next, Alerts: len(s.alerts.list(now.Cluster))}
-		if now.Stored != nil {
-			n := len(now.Stored.Backups)
-			c.Backups = &n
-			for _, b := range now.Stored.Backups {
-				if !b.Failed() && (c.Time == nil || b.Time.After(*c.Time)) {
-					c.Newest, c.Time = b.ID, &b.Time
-				}
-			}
-		}
-		all = append(all, c)
-	}
-	return all
 }

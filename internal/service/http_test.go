@@ -16,7 +16,9 @@ func call(t *testing.T, h http.Handler, method, path, host, token string) (int, 
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, path, nil)
 	r.Host = host
-	if token != "" {
+	if password, ok := strings.CutPrefix(token, "password "); ok {
+		r.SetBasicAuth("anybody", password)
+	} else if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	w := httptest.NewRecorder()
@@ -25,7 +27,7 @@ func call(t *testing.T, h http.Handler, method, path, host, token string) (int, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if path != "/metrics" && !json.Valid(b) {
+	if path != "/metrics" && (path != "/" || w.Code != http.StatusOK) && !json.Valid(b) {
 		t.Errorf("%s %s gives no JSON: %s", method, path, b)
 	}
 	return w.Code, string(b)
@@ -66,7 +68,13 @@ func TestAPI(t *testing.T) {
 		{"ready", "GET", "/readyz", "10.0.0.1:9379", "", 200, 200, `"ok":true`},
 		{"metrics", "GET", "/metrics", "127.0.0.1:9379", "", 200, 401, ""},
 		{"metrics with the token", "GET", "/metrics", "10.0.0.1:9379", "s3cret", 403, 200, ""},
-		{"the root", "GET", "/", "127.0.0.1:9379", "", 404, 401, ""},
+		{"the page", "GET", "/", "127.0.0.1:9379", "", 200, 401, "<!DOCTYPE html>"},
+		{"the page with the token", "GET", "/", "127.0.0.1:9379", "s3cret", 200, 200, "<!DOCTYPE html>"},
+		{"the page in a browser", "GET", "/", "127.0.0.1:9379", "password s3cret", 200, 200, `data-cluster="b"`},
+		{"the page with a wrong password", "GET", "/", "127.0.0.1:9379", "password s3cre", 200, 401, ""},
+		{"the page with an empty password", "GET", "/", "127.0.0.1:9379", "password ", 200, 401, ""},
+		{"the page through a name of an attacker", "GET", "/", "evil.example:9379", "", 403, 401, ""},
+		{"the page, posted to", "POST", "/", "127.0.0.1:9379", "s3cret", 404, 404, ""},
 		{"what is not there", "GET", "/api/v1/backups", "127.0.0.1:9379", "s3cret", 404, 404, "/api/v1/clusters"},
 		{"another method", "DELETE", "/api/v1/list", "127.0.0.1:9379", "s3cret", 404, 404, "DELETE /api/v1/list"},
 		{"all backups", "GET", "/api/v1/list", "localhost:9379", "s3cret", 200, 200, `["backup of a","backup of b"]`},
@@ -81,6 +89,7 @@ func TestAPI(t *testing.T) {
 		{"observation of a cluster that is not watched", "GET", "/api/v1/clusters/a/observation", "localhost", "s3cret", 200, 200, "null"},
 		{"a wrong token", "GET", "/api/v1/list", "localhost", "s3cre", 200, 401, ""},
 		{"a backup without a token", "POST", "/api/v1/clusters/a/backup", "localhost", "", 403, 401, ""},
+		{"a backup by a form that a browser sends", "POST", "/api/v1/clusters/a/backup", "localhost", "password s3cret", 403, 401, ""},
 		{"a backup with a token where none is configured", "POST", "/api/v1/clusters/a/backup", "localhost", "s3cret", 403, 202, ""},
 	} {
 		for word, api := range map[string]struct {
