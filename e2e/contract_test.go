@@ -86,10 +86,10 @@ func TestJSONContract(t *testing.T) {
 	onlyFields(t, "backup.member", part(t, backup, "member"), words("name id endpoint server_version storage_version"))
 
 	show := s.run("show", "dcs", "latest", "-o", "json").Exits(t, command.ExitOK).Stdout
-	onlyFields(t, "show", []byte(show), append(slices.Clone(manifest), "agent_facts"), may...)
+	onlyFields(t, "show", []byte(show), append(slices.Clone(manifest), "agent_facts", "drill"), may...)
 
 	list := s.run("list", "-o", "json").Exits(t, command.ExitOK).Stdout
-	onlyFields(t, "list", part(t, list, "0"), words("id cluster line revision time stored_bytes encrypted stores verified_at failed"))
+	onlyFields(t, "list", part(t, list, "0"), words("id cluster line revision time stored_bytes encrypted stores verified_at failed drill"))
 	if at := part(t, list, "0", "verified_at"); string(at) != "null" {
 		t.Errorf("a backup that was not verified since has verified_at %s, want null", at)
 	}

@@ -103,6 +103,7 @@ func TestDrill(t *testing.T) {
 	}
 	etcdtest.MustEqual(t, rows, s.rows())
 	s.tornDown()
+	s.marked(taken.ID, r.ID, true, "")
 	for _, step := range []string{"source", "sandbox", "checks", "fetch", "check", "edit", "predict", "stage", "start", "prove", "agents", "failover", "untouched", "content", "access", "leases", "teardown", "objective"} {
 		if found := r.Step(step); found == nil || !found.OK || found.Started.IsZero() || step != "checks" && step != "start" && len(found.Evidence) == 0 {
 			t.Errorf("step %s: %+v", step, found)
@@ -221,6 +222,8 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 	if err != nil || len(found) != 1 {
 		t.Fatalf("manifests: %q, %v", found, err)
 	}
+	s.marked(b.ID, "", true, "")
+	last, passed, why := "", true, "" // the last drill that came to a verdict about the backup
 	for _, c := range []struct {
 		name, step, words string
 		code              int
@@ -280,12 +283,20 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 		}
 		s.tornDown()
 		undo()
+		switch c.code {
+		case command.ExitVerify: // a key that does not fit and a quota are no verdict
+			last, passed, why = r.ID, false, c.step+": "
+		case command.ExitPartly:
+			last, passed, why = r.ID, true, ""
+		}
+		s.marked(b.ID, last, passed, why)
 	}
 	s.run("drill", "dcs").Exits(t, command.ExitOK, "restore proven", "not signed") // the test damaged what it meant to, and only that
 	s.run("drills", "verify").Exits(t, command.ExitUsage, "--public-key")
 	s.run("keygen", "--signing", "-f", "drills.key").Exits(t, command.ExitOK)
 	s.run("drills", "verify", "--public-key", "drills.key.pub").Exits(t, command.ExitPartly, "not signed")
 	s.run("drills", "dcs").Exits(t, command.ExitOK, "FAILED at fetch", "objective missed")
+	s.warned(b.ID)
 }
 
 // A backup that holds nothing but registrations would leave nothing: there is nothing to restore from.
