@@ -12,6 +12,7 @@ import (
 
 	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/internal/etcdtest/command"
+	"github.com/requorum/requorum/internal/etcdtest/halt"
 )
 
 // prefix makes a deletion one of all keys that begin so.
@@ -30,7 +31,7 @@ func TestKilledRestoreGoesOn(t *testing.T) {
 	for _, stage := range stages {
 		t.Run(stage, func(t *testing.T) {
 			s := s.in(t)
-			s.killed(stage, func() {}, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", s.list()[0].ID)
+			s.killed(stage, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", s.list()[0].ID)
 			args := []string{"--at", s.list()[0].ID}
 			if stage == "predict" { // no host knew of it yet
 				args = append(args, "--replace-healthy", "dcs")
@@ -51,18 +52,14 @@ func TestKilledRestoreIsRolledBack(t *testing.T) {
 	for _, stage := range stages[1:] {
 		t.Run(stage, func(t *testing.T) {
 			s := s.in(t)
-			var before []etcdtest.Row
-			var id uint64
-			r := s.killed(stage, func() {
-				etcdtest.Put(t, s.Client(t), "/data/late", stage)
-				before, id = s.rows(), s.Members[0].Status(t).Header.ClusterId
-			}, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", b.ID)
+			etcdtest.Put(t, s.Client(t), "/data/late", stage)
+			before, id := s.rows(), s.Members[0].Status(t).Header.ClusterId
+			s.killed(stage, "restore", "dcs", "--yes", "--replace-healthy", "dcs", "--at", b.ID)
 			s.run("rollback", "dcs", "--yes", "--discard-writes").Exits(t, command.ExitOK)
 			s.WaitHealthy(t)
 			etcdtest.MustEqual(t, before, s.rows())
 			served := stage == "start" || stage == "prove"
-			late := !served && strings.Contains(r.Stderr, "\nallow ") // the signal came when starts may have begun: either is right
-			if same := s.Members[0].Status(t).Header.ClusterId == id; same == served && !late {
+			if same := s.Members[0].Status(t).Header.ClusterId == id; same == served {
 				t.Errorf("the cluster id is the old one: %v; the new cluster may have been seen by clients: %v", same, served)
 			}
 			s.settled()
@@ -77,18 +74,30 @@ func (s *site) in(t *testing.T) *site {
 	return &sub
 }
 
-// killed runs a command that is killed after a stage, and once more if it was done before the signal came; before each run it calls before.
-func (s *site) killed(stage string, before func(), args ...string) (r command.Result) {
+// haltAfter starts a command and returns when its run is halted, with a step done and nothing of the next one.
+func (s *site) haltAfter(step string, args ...string) (*command.Command, *halt.Point) {
 	s.t.Helper()
-	for attempt := 1; ; attempt++ {
-		before()
+	var dirs []string
+	for _, m := range s.Members {
+		dirs = append(dirs, m.DataDir+".requorum")
+	}
+	point := halt.AfterStep(s.t, dirs, step)
+	c := s.start(args...)
+	point.Await(s.t, c.Ended(), c.Stderr.String)
+	return c, point
+}
+
+// killed runs a command that is killed after a stage, before anything of the next one is done.
+func (s *site) killed(stage string, args ...string) {
+	s.t.Helper()
+	if stage == "predict" { // it is no step of the plan
 		c := s.start(args...)
 		c.Reaches(s.t, stage)
-		c.Signal(s.t, syscall.SIGKILL)
-		if r = c.Wait(s.t); r.Code != command.ExitOK || attempt == 5 {
-			r.Exits(s.t, -1)
-			break
-		} // it was done before the signal came
+		c.Kill(s.t).Exits(s.t, -1)
+	} else {
+		c, point := s.haltAfter(stage, args...)
+		c.Kill(s.t).Exits(s.t, -1)
+		point.Release()
 	}
 	for _, m := range s.Members {
 		if found, _ := filepath.Glob(m.DataDir + "/member/snap/db"); len(found) == 0 {
@@ -104,7 +113,6 @@ func (s *site) killed(stage string, before func(), args ...string) (r command.Re
 	if len(ids) > 1 {
 		s.t.Errorf("killed after %s, two clusters run: %x", stage, ids)
 	}
-	return r
 }
 
 // settled fails the test if a run that has ended left something to be done.
@@ -139,21 +147,18 @@ func TestOneRestoreAtATime(t *testing.T) {
 	s.backup()
 	want := s.rows()
 	s.lose()
-	first := s.start("restore", "dcs", "--yes")
-	first.Reaches(t, "stage")
+	first, point := s.haltAfter("stage", "restore", "dcs", "--yes")
 	first.Signal(t, syscall.SIGSTOP)
+	point.Release()
 	s.run("restore", "dcs", "--yes").Exits(t, command.ExitLocked, "holds the lock", "pid")
 	s.run("rollback", "dcs", "--yes").Exits(t, command.ExitLocked)
 	s.run("-o", "json", "backup", "dcs", "--refuse-held", "--endpoints", s.Endpoints()[0], "--store", "file://"+s.storeDir(), "--allow-tmpfs-spool", "--spool-dir", s.spool).Exits(t, command.ExitRefused, "a restore")
 	first.Signal(t, syscall.SIGTERM)
 	first.Signal(t, syscall.SIGCONT)
-	stopped := first.Wait(t)
-	if stopped.Code != command.ExitOK { // it was not past its last step
-		stopped.Exits(t, command.ExitTerminate, "stopped by terminated", "requorum.yaml restore dcs", "requorum.yaml rollback dcs", s.Members[0].Name+": ")
-		s.run("runs", "dcs").Exits(t, command.ExitOK, "UNFINISHED")
-		s.run("restore", "dcs", "--plan").Exits(t, command.ExitError, "unfinished")
-		s.restore("--resume")
-	}
+	first.Wait(t).Exits(t, command.ExitTerminate, "stopped by terminated", "requorum.yaml restore dcs", "requorum.yaml rollback dcs", s.Members[0].Name+": ")
+	s.run("runs", "dcs").Exits(t, command.ExitOK, "UNFINISHED")
+	s.run("restore", "dcs", "--plan").Exits(t, command.ExitError, "unfinished")
+	s.restore("--resume")
 	etcdtest.MustEqual(t, want, s.rows())
 	s.settled()
 	s.run("restore", "dcs", "--yes", "--resume").Exits(t, command.ExitError, "no unfinished run")

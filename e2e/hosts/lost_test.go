@@ -2,12 +2,9 @@ package hosts
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,39 +14,10 @@ import (
 	"github.com/requorum/requorum/internal/etcdtest/halt"
 )
 
-// A journal is what a run left on a host.
-type journal struct {
-	Run  string
-	Plan struct {
-		Steps []struct {
-			Kind string
-			Done time.Time
-		}
-	}
-	Ended time.Time
-}
-
-// journals are those on the host, by run.
-func (h *host) journals(t testing.TB) map[string]journal {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(h.state, "r*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := map[string]journal{}
-	for _, f := range files {
-		var j journal
-		if b, err := os.ReadFile(f); err == nil && json.Unmarshal(b, &j) == nil {
-			found[j.Run] = j
-		}
-	}
-	return found
-}
-
 // unfinished is the journal of the run that has not ended on the host; nil if there is none.
-func (h *host) unfinished(t testing.TB) *journal {
+func (h *host) unfinished(t testing.TB) *halt.Journal {
 	t.Helper()
-	for _, j := range h.journals(t) {
+	for _, j := range halt.Journals(t, h.state) {
 		if j.Ended.IsZero() {
 			return &j
 		}
@@ -57,43 +25,14 @@ func (h *host) unfinished(t testing.TB) *journal {
 	return nil
 }
 
-// has says whether a step is done; lock is when there is a journal.
-func (j journal) has(step string) bool {
-	for _, s := range j.Plan.Steps {
-		if s.Kind == step {
-			return !s.Done.IsZero()
-		}
-	}
-	return step == "lock"
-}
-
-// reached says whether a run that is not among the known ones has done the step, by its journals on all hosts.
-func (s *site) reached(t testing.TB, known map[string]journal, step string) bool {
-	t.Helper()
-	return !slices.ContainsFunc(s.hosts, func(h *host) bool {
-		for run, j := range h.journals(t) {
-			if _, old := known[run]; !old && j.has(step) {
-				return false
-			}
-		}
-		return true
-	})
-}
-
 // haltAfter starts a command and returns when its run is halted: the journals on all hosts have the step as done, and nothing of the next one is done on any.
 func (d *desk) haltAfter(t testing.TB, step string, args ...string) (*command.Command, *halt.Point) {
 	t.Helper()
 	var dirs []string
-	known := map[string]journal{}
 	for _, h := range d.site.hosts {
 		dirs = append(dirs, h.state)
-		for run, j := range h.journals(t) {
-			if j.has(step) {
-				known[run] = j
-			}
-		}
 	}
-	point := halt.When(t, dirs, func() bool { return d.site.reached(t, known, step) })
+	point := halt.AfterStep(t, dirs, step)
 	c := d.start(t, args...)
 	point.Await(t, c.Ended(), c.Stderr.String)
 	return c, point
