@@ -35,9 +35,9 @@ func etcdutl(t *testing.T) string { return etcdtest.Binary(t, "etcdutl", etcdtes
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	pause := 20 * time.Millisecond
-	for deadline := time.Now().Add(2 * time.Minute); !f(); {
+	for deadline := time.Now().Add(4 * time.Minute); !f(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited two minutes for %s", what)
+			t.Fatalf("waited four minutes for %s", what)
 		}
 		time.Sleep(pause)
 		pause = min(pause*11/10, 200*time.Millisecond)

@@ -180,9 +180,9 @@ func program(t testing.TB, name string) string {
 // until polls until f says so.
 func until(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !f(); {
+	for deadline := time.Now().Add(5 * time.Minute); !f(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited for three minutes for %s", what)
+			t.Fatalf("waited for five minutes for %s", what)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

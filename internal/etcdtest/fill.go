@@ -108,7 +108,7 @@ func MustFill(t testing.TB, client *clientv3.Client, opt FillOptions) {
 // Put puts one key and returns the revision.
 func Put(t testing.TB, client *clientv3.Client, key, value string, opts ...clientv3.OpOption) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var resp *clientv3.PutResponse
 	err := Retried(ctx, func() (err error) {
@@ -124,7 +124,7 @@ func Put(t testing.TB, client *clientv3.Client, key, value string, opts ...clien
 // Delete deletes one key and returns the revision.
 func Delete(t testing.TB, client *clientv3.Client, key string, opts ...clientv3.OpOption) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var resp *clientv3.DeleteResponse
 	err := Retried(ctx, func() (err error) {
@@ -141,7 +141,7 @@ func Delete(t testing.TB, client *clientv3.Client, key string, opts ...clientv3.
 // keeps it alive.
 func Lease(t testing.TB, client *clientv3.Client, ttl time.Duration, keys ...string) clientv3.LeaseID {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var lease *clientv3.LeaseGrantResponse
 	err := Retried(ctx, func() (err error) {
@@ -160,7 +160,7 @@ func Lease(t testing.TB, client *clientv3.Client, ttl time.Duration, keys ...str
 // Revision is the cluster's current revision, by a linearizable read.
 func Revision(t testing.TB, client *clientv3.Client) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var resp *clientv3.GetResponse
 	err := Retried(ctx, func() (err error) {

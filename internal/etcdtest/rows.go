@@ -42,7 +42,11 @@ func RowsAt(t testing.TB, client *clientv3.Client, rev int64) []Row {
 	defer cancel()
 	var rows []Row
 	for from := "\x00"; ; {
-		resp, err := client.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithLimit(500), clientv3.WithRev(rev))
+		var resp *clientv3.GetResponse
+		err := Retried(ctx, func() (err error) {
+			resp, err = client.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithLimit(500), clientv3.WithRev(rev))
+			return err
+		})
 		if err != nil {
 			t.Fatalf("read the keys from %q at revision %d: %v", from, rev, err)
 		}
@@ -65,13 +69,21 @@ func Leases(t testing.TB, client *clientv3.Client) map[clientv3.LeaseID]int64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	resp, err := client.Leases(ctx)
+	var resp *clientv3.LeaseLeasesResponse
+	err := Retried(ctx, func() (err error) {
+		resp, err = client.Leases(ctx)
+		return err
+	})
 	if err != nil {
 		t.Fatalf("list the leases: %v", err)
 	}
 	ttls := map[clientv3.LeaseID]int64{}
 	for _, l := range resp.Leases {
-		ttl, err := client.TimeToLive(ctx, l.ID)
+		var ttl *clientv3.LeaseTimeToLiveResponse
+		err := Retried(ctx, func() (err error) {
+			ttl, err = client.TimeToLive(ctx, l.ID)
+			return err
+		})
 		if err != nil {
 			t.Fatalf("ask for lease %x: %v", l.ID, err)
 		}
