@@ -86,6 +86,10 @@ const (
 	StaleAfter = 60 * time.Second
 )
 
+// EndsAgain is how often an etcd that was started must have ended by itself before nobody waits for the service manager, which starts it again each time.
+// Once or twice may be chance: a name that does not resolve yet, a disk that is not mounted yet.
+const EndsAgain = 3
+
 // An InspectRequest asks about one member. Run may be empty: then no run's staged or kept dirs are looked at
 // and the newest journal is reported.
 type InspectRequest struct {
@@ -215,6 +219,8 @@ type State struct {
 	// Active is what the status command says, StatusOutput what it printed.
 	Active       bool   `json:"active"`
 	StatusOutput string `json:"status_output,omitempty"`
+	// Exits is how often etcd has ended by itself since somebody started it, as a service manager counts that starts it again each time.
+	Exits int `json:"exits,omitempty"`
 	// Ports are those of the member's URLs that something listens on.
 	Ports   []Port   `json:"ports,omitempty"`
 	Lock    *Lock    `json:"lock,omitempty"`

@@ -72,7 +72,7 @@ func (x *execution) waitHealthy(ctx context.Context, c *cluster.Client) ([]clust
 	deadline := time.NewTimer(x.HealthDeadline)
 	defer deadline.Stop()
 	targets := x.targets()
-	ended := map[string]int{}
+	looks := map[string]look{}
 	looked := time.Now()
 	for {
 		statuses, err := c.Status(ctx)
@@ -81,7 +81,7 @@ func (x *execution) waitHealthy(ctx context.Context, c *cluster.Client) ([]clust
 		}
 		waiting, err := x.judge(targets, statuses)
 		if err == nil && waiting != nil && time.Since(looked) > lookAgain {
-			looked, err = time.Now(), x.ended(ctx, targets, statuses, ended)
+			looked, err = time.Now(), x.ended(ctx, targets, statuses, looks)
 		}
 		if err != nil {
 			return nil, err
@@ -108,19 +108,33 @@ func (x *execution) waitHealthy(ctx context.Context, c *cluster.Client) ([]clust
 // endedLooks is how often in a row the host of a member that does not answer must show it stopped before it is not waited for any more.
 const endedLooks = 3
 
-// ended is an error if a member that was started does not run: its etcd gave up, and nothing starts it again. Looks counts in a row, by member.
-func (x *execution) ended(ctx context.Context, targets []Placed, statuses []cluster.MemberStatus, looks map[string]int) error {
+// A look is what the host of a member that does not answer showed.
+type look struct {
+	stopped int // in a row
+	exits   int
+}
+
+// ended is an error if a member that was started does not run: its etcd gave up, and nothing starts it again, or it does so again and again. Looks are the last
+// ones, by member.
+func (x *execution) ended(ctx context.Context, targets []Placed, statuses []cluster.MemberStatus, looks map[string]look) error {
 	for i, m := range targets {
 		if statuses[i].Err == nil {
-			looks[m.Name] = 0
+			delete(looks, m.Name)
 			continue
 		}
 		s, err := m.On.Inspect(ctx, InspectRequest{Member: m.Member, Run: x.plan.Run})
-		if err != nil || !s.Stopped() {
-			looks[m.Name] = 0
+		if err != nil {
+			delete(looks, m.Name)
 			continue
 		}
-		if looks[m.Name]++; looks[m.Name] < endedLooks {
+		before, known := looks[m.Name]
+		now := look{exits: s.Exits}
+		if s.Stopped() {
+			now.stopped = before.stopped + 1
+		}
+		looks[m.Name] = now
+		again := known && s.Exits >= EndsAgain && s.Exits > before.exits // it may have come up at last, and not have said so yet
+		if now.stopped < endedLooks && !again {
 			continue
 		}
 		said := ""

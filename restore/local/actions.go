@@ -272,7 +272,7 @@ func (h *Host) start(ctx context.Context, p *place) error {
 	if err != nil {
 		return err
 	}
-	if u.active || len(u.processes) > 0 {
+	if u.active && !u.waits || len(u.processes) > 0 {
 		return nil
 	}
 	if len(u.ports) > 0 {

@@ -55,7 +55,7 @@ func (h *Host) inspect(ctx context.Context, p *place, req restore.InspectRequest
 	if err != nil {
 		return s, err
 	}
-	s.Active, s.StatusOutput, s.Running, s.Ports = u.active, u.output, u.processes, u.ports
+	s.Active, s.StatusOutput, s.Exits, s.Running, s.Ports = u.active, u.output, u.exits, u.processes, u.ports
 
 	if info, err := os.Stat(p.db(p.unitDir())); err == nil {
 		s.Exists, s.DataBytes = true, info.Size()

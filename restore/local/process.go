@@ -49,7 +49,7 @@ func (p *place) inUse(ctx context.Context) (use, error) {
 		return use{}, err
 	}
 	u, err := p.usedBy(ctx)
-	u.active, u.output, u.open = s.active, s.output, s.open
+	u.status = s
 	return u, err
 }
 

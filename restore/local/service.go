@@ -28,6 +28,8 @@ type service interface {
 type status struct {
 	active bool   // etcd runs, or will without further asking
 	output string // what a person would be shown
+	exits  int    // how often etcd has ended by itself since somebody started it, where that is counted
+	waits  bool   // etcd does not run, until the service manager starts it again
 	// open says, of a service whose starts are forbidden, what would let it start nevertheless. It is empty where nothing
 	// would, and where that cannot be told.
 	open string

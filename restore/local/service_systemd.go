@@ -71,7 +71,7 @@ func (s systemd) show(ctx context.Context, names ...string) (properties, error) 
 func up(active string) bool { return active != "inactive" && active != "failed" }
 
 func (s systemd) status(ctx context.Context) (status, error) {
-	p, err := s.show(ctx, "Id", "ActiveState", "SubState", "Result", "DropInPaths")
+	p, err := s.show(ctx, "Id", "ActiveState", "SubState", "Result", "NRestarts", "DropInPaths")
 	if err != nil {
 		return status{}, err
 	}
@@ -79,7 +79,10 @@ func (s systemd) status(ctx context.Context) (status, error) {
 	if state == "" {
 		return status{}, s.fault(restore.HostCommand, "see whether systemctl status works by hand", "systemctl does not tell the state of %s", s.unit)
 	}
-	found := status{active: up(state), output: fmt.Sprintf("%s is %s (%s)", s.unit, state, p.get("SubState"))}
+	found := status{active: up(state), output: fmt.Sprintf("%s is %s (%s)", s.unit, state, p.get("SubState")), exits: exits(p), waits: waits(p)}
+	if found.exits >= restore.EndsAgain {
+		found.output += fmt.Sprintf(", and has ended %d times since it was started%s", found.exits, s.lastLines(ctx))
+	}
 	file := dropIn(p)
 	if _, err := os.Stat(file); gone(err) {
 		found.open = file + " is gone"
@@ -89,6 +92,18 @@ func (s systemd) status(ctx context.Context) (status, error) {
 		found.open = "systemd has not read " + file
 	}
 	return found, nil
+}
+
+// waits says whether the unit's process has ended, and systemd is about to start it again.
+func waits(p properties) bool { return strings.HasPrefix(p.get("SubState"), "auto-restart") }
+
+// exits is how often the unit's process has ended by itself since somebody started it. A systemd before 235 does not count.
+func exits(p properties) int {
+	n, _ := strconv.Atoi(p.get("NRestarts")) // of restarts
+	if p.get("SubState") == "auto-restart" {
+		n++ // the next is still to come
+	}
+	return n
 }
 
 // dropIn is the path of the drop-in that forbids starts. It is that of the unit's own name, also where an alias is configured.
@@ -196,7 +211,8 @@ func (s systemd) stop(ctx context.Context) error {
 	return err
 }
 
-// start starts the unit and waits until it is ready, or has run for a while: an etcd whose quorum is missing is never ready.
+// start starts the unit and waits until it is ready, or has run for a while: an etcd whose quorum is missing is never ready. One that ends, and that systemd
+// starts again, gets [restore.EndsAgain] attempts.
 func (s systemd) start(ctx context.Context) error {
 	_, _ = s.systemctl(ctx, s.patience(), "reset-failed", "--", s.unit) // it may not have failed
 	if _, err := s.systemctl(ctx, s.patience(), "start", "--no-block", "--", s.unit); err != nil {
@@ -204,7 +220,7 @@ func (s systemd) start(ctx context.Context) error {
 	}
 	begun := time.Now()
 	for {
-		p, err := s.show(ctx, "ActiveState", "SubState", "Result", "Job", "MainPID", "ConditionResult", "AssertResult", "ExecMainStatus")
+		p, err := s.show(ctx, "ActiveState", "SubState", "Result", "Job", "MainPID", "NRestarts", "ConditionResult", "AssertResult", "ExecMainStatus")
 		if err != nil {
 			return err
 		}
@@ -213,11 +229,13 @@ func (s systemd) start(ctx context.Context) error {
 		switch {
 		case state == "active":
 			return nil
-		case state == "activating" && p.get("MainPID") != "0" && p.get("SubState") != "auto-restart" && took > startPatience:
+		case state == "activating" && p.get("MainPID") != "0" && !waits(p) && took > startPatience:
 			return nil
+		case waits(p) && exits(p) >= restore.EndsAgain:
+			return s.notStarted(ctx, fmt.Sprintf("it has ended %d times (%s), exit code %s", exits(p), p.get("Result"), p.get("ExecMainStatus")))
 		case state == "inactive" && !queued && p.get("AssertResult") == "no", state == "inactive" && !queued && p.get("ConditionResult") == "no":
 			return s.notStarted(ctx, "a condition of the unit is not met")
-		case state == "failed" && !queued, state == "inactive" && !queued, p.get("SubState") == "auto-restart":
+		case state == "failed" && !queued, state == "inactive" && !queued:
 			return s.notStarted(ctx, fmt.Sprintf("it is %s (%s), exit code %s", state, p.get("Result"), p.get("ExecMainStatus")))
 		case took > s.patience():
 			return s.notStarted(ctx, fmt.Sprintf("after %s it is still %s (%s)", s.patience(), state, p.get("SubState")))
@@ -232,13 +250,16 @@ func (s systemd) start(ctx context.Context) error {
 
 // notStarted says why, with the last lines that the unit wrote.
 func (s systemd) notStarted(ctx context.Context, why string) error {
-	text := ""
-	if out, err := s.call(ctx, 10*time.Second, "journalctl", "--unit="+s.unit, "--lines=8", "--no-pager", "--output=cat"); err == nil {
-		if out = strings.TrimSpace(out); out != "" {
-			text = "; it wrote:\n    " + strings.ReplaceAll(out, "\n", "\n    ")
-		}
+	return s.fault(restore.HostCommand, "see journalctl -u "+s.unit, "unit %s did not start: %s%s", s.unit, why, s.lastLines(ctx))
+}
+
+// lastLines are those that the unit wrote, as the end of a sentence.
+func (s systemd) lastLines(ctx context.Context) string {
+	out, err := s.call(ctx, 10*time.Second, "journalctl", "--unit="+s.unit, "--lines=8", "--no-pager", "--output=cat")
+	if out = strings.TrimSpace(out); err != nil || out == "" {
+		return ""
 	}
-	return s.fault(restore.HostCommand, "see journalctl -u "+s.unit, "unit %s did not start: %s%s", s.unit, why, text)
+	return "; it wrote:\n    " + strings.ReplaceAll(out, "\n", "\n    ")
 }
 
 // look reads the unit as systemd has it.

@@ -157,12 +157,39 @@ func TestUnitStates(t *testing.T) {
 	}
 }
 
+// A unit that systemd starts again and again is counted, and told with what it wrote; one that came up at the second attempt is not.
+func TestUnitEndsAgain(t *testing.T) {
+	for _, c := range []struct {
+		text  string
+		exits int
+		waits bool
+	}{
+		{"ActiveState=active\nSubState=running\n", 0, false}, // a systemd that does not count
+		{"ActiveState=active\nSubState=running\nNRestarts=1\n", 1, false},
+		{"ActiveState=activating\nSubState=auto-restart\nNRestarts=1\n", 2, true},
+		{"ActiveState=activating\nSubState=auto-restart\nNRestarts=2\n", 3, true},
+		{"ActiveState=activating\nSubState=auto-restart-queued\nNRestarts=3\n", 3, true},
+		{"ActiveState=active\nSubState=running\nNRestarts=17\n", 17, false},
+	} {
+		show(t, "Id=etcd.service\n"+c.text)
+		journal(t, "no such flag")
+		s, err := (&place{}).at("etcd").status(t.Context())
+		if err != nil || s.exits != c.exits || s.waits != c.waits || !s.active {
+			t.Errorf("%q: %+v, %v", c.text, s, err)
+		}
+		if told := strings.Contains(s.output, "no such flag"); told != (c.exits >= restore.EndsAgain) {
+			t.Errorf("%q: %s", c.text, s.output)
+		}
+	}
+}
+
 // A start ends as soon as it is known how: ready, or failed with the last lines of the journal.
 func TestUnitStarts(t *testing.T) {
 	for _, c := range []struct{ text, says string }{
 		{"ActiveState=active\nSubState=running\n", ""},
 		{"ActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=2\n", "it is failed (exit-code), exit code 2"},
-		{"ActiveState=activating\nSubState=auto-restart\nResult=signal\n", "it is activating (signal)"},
+		{"ActiveState=activating\nSubState=auto-restart\nNRestarts=2\nResult=signal\nExecMainStatus=9\n", "it has ended 3 times (signal), exit code 9"},
+		{"ActiveState=activating\nSubState=auto-restart\nNRestarts=1\nResult=signal\n", "after 2s it is still activating"}, // that may be chance
 		{"ActiveState=inactive\nSubState=dead\nAssertResult=no\nConditionResult=yes\n", "a condition of the unit is not met"},
 		{"ActiveState=inactive\nSubState=dead\nConditionResult=no\n", "a condition of the unit is not met"},
 		{"ActiveState=inactive\nSubState=dead\nConditionResult=yes\nAssertResult=yes\nResult=success\n", "it is inactive (success)"},
@@ -171,7 +198,7 @@ func TestUnitStarts(t *testing.T) {
 		show(t, c.text)
 		journal(t, "member has no quorum")
 		p := &place{member: restore.Member{Name: "etcd1"}}
-		if strings.Contains(c.text, "Job=") {
+		if strings.HasPrefix(c.says, "after 2s") {
 			p.member.Service.Timeout = 2 * time.Second
 		}
 		err := p.at("etcd").do(t.Context(), restore.ActStart)
