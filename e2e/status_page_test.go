@@ -65,7 +65,7 @@ func TestStatusPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.inspect(path, "status "+name)
-		want := map[string]string{"well": "Nothing is wrong", "troubled": "2 critical, 1 warning, 1 unknown", "many": "Nothing is wrong", "nothing": "Schedules are not followed"}[name]
+		want := map[string]string{"well": "No fault is known", "troubled": "2 critical, 1 warning, 1 unknown", "many": "No fault is known", "nothing": "Schedules are not followed"}[name]
 		if got := ask[string](b, "document.querySelector('#headline').innerText"); got != want {
 			t.Errorf("%s: the headline is %q, want %q", name, got, want)
 		}

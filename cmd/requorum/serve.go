@@ -33,9 +33,9 @@ func newServeCommand(a *app) *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Scheduler, watching, metrics, JSON API",
-		Long: `Runs what the schedules of all clusters say, watches the clusters, and serves metrics and a JSON API, until SIGTERM.
-Then running work may end within serve.grace, or is undone, and the exit code is 0.
+		Short: "Scheduler, watching, metrics, JSON API, a page for people",
+		Long: `Runs what the schedules of all clusters say, watches the clusters, and serves metrics, a JSON API and, at /, a page
+for people, until SIGTERM. Then running work may end within serve.grace, or is undone, and the exit code is 0.
 
 SIGHUP reads the configuration again: a valid one is applied without stopping what runs, an invalid one is refused with an
 alert, and the old one stays. Several replicas share the clusters when election is configured.`,

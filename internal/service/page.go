@@ -100,7 +100,7 @@ func (v statusView) Headline() string {
 	case v.Down != "":
 		return "Schedules are not followed"
 	}
-	return "Nothing is wrong"
+	return "No fault is known"
 }
 
 // Class colours the headline.
@@ -111,7 +111,16 @@ func (v statusView) Class() string {
 	case v.Down != "":
 		return "fair"
 	}
-	return "good"
+	class := "good"
+	for _, c := range v.Cards() {
+		switch own := c.Class(); {
+		case own == "fair":
+			return own
+		case own == "quiet": // what is not known is not good
+			class = own
+		}
+	}
+	return class
 }
 
 func classOf(alerts []Alert) string {
@@ -126,6 +135,9 @@ func classOf(alerts []Alert) string {
 
 // Own are the faults of the service itself.
 func (v statusView) Own() []Alert { return v.of("") }
+
+// OwnClass colours them.
+func (v statusView) OwnClass() string { return classOf(v.Own()) }
 
 // Cards are the clusters, those with the worst faults first.
 func (v statusView) Cards() []card {
@@ -179,7 +191,7 @@ func (c card) Word() string {
 	case *c.Backups == 0:
 		return "no backup yet"
 	}
-	return "well"
+	return "no fault"
 }
 
 // Due are the next runs, the first one first.

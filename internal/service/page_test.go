@@ -81,7 +81,11 @@ func TestStates(t *testing.T) {
 		}
 		at += i
 	}
-	if calm, err := (Status{Now: now}).Page(); err != nil || !strings.Contains(string(calm), "Nothing is wrong") {
-		t.Errorf("without a fault: %v\n%s", err, calm)
+	n := 1
+	known := ClusterState{Cluster: "known", Role: Leader, Backups: &n, Listed: &now}
+	for class, clusters := range map[string][]ClusterState{"good": {known}, "quiet": {known, other}, "fair": {known, other, {Cluster: "held", Role: Leader, Backups: &n, Listed: &now, Held: true}}} {
+		if calm, err := (Status{Now: now, Clusters: clusters}).Page(); err != nil || !strings.Contains(string(calm), `<h1 id="headline" class="`+class+`">No fault is known`) {
+			t.Errorf("without a fault, %s: %v\n%s", class, err, calm)
+		}
 	}
 }
