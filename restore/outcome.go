@@ -150,6 +150,8 @@ func (s State) describe() string {
 		parts = append(parts, "etcd is stopped")
 	case !s.Active && len(s.Running) == 0 && s.Ports[0].PID != 0:
 		parts = append(parts, fmt.Sprintf("etcd does not run, but process %d (%s) serves %s", s.Ports[0].PID, s.Ports[0].Owner, s.Ports[0].URL))
+	case s.Exits >= EndsAgain && len(s.Running) == 0:
+		parts = append(parts, fmt.Sprintf("etcd has ended %d times and is started again each time", s.Exits))
 	default:
 		parts = append(parts, "etcd runs")
 	}

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -253,13 +254,45 @@ func (s systemd) notStarted(ctx context.Context, why string) error {
 	return s.fault(restore.HostCommand, "see journalctl -u "+s.unit, "unit %s did not start: %s%s", s.unit, why, s.lastLines(ctx))
 }
 
-// lastLines are those that the unit wrote, as the end of a sentence.
+// lastLines are what the unit wrote at last, as the end of a sentence.
 func (s systemd) lastLines(ctx context.Context) string {
-	out, err := s.call(ctx, 10*time.Second, "journalctl", "--unit="+s.unit, "--lines=8", "--no-pager", "--output=cat")
-	if out = strings.TrimSpace(out); err != nil || out == "" {
+	out, err := s.call(ctx, 10*time.Second, "journalctl", "--unit="+s.unit, "--lines=100", "--no-pager", "--output=json")
+	lines := lastRun(out)
+	if err != nil || len(lines) == 0 {
 		return ""
 	}
-	return "; it wrote:\n    " + strings.ReplaceAll(out, "\n", "\n    ")
+	const most = 8
+	if n := len(lines); n > most { // a program that ends may say why in its first line: etcd writes how it is used after a flag that it does not know
+		lines = append([]string{lines[0], "…"}, lines[n-most+2:]...)
+	}
+	return "; it wrote:\n    " + strings.Join(lines, "\n    ")
+}
+
+// lastRun are the messages in a journal that the processes of the last run wrote, or systemd itself if they were silent.
+func lastRun(journal string) []string {
+	var run string
+	var own, manager []string
+	for line := range strings.Lines(journal) {
+		var e struct {
+			Message string `json:"MESSAGE"`
+			PID     string `json:"_PID"`
+			Run     string `json:"_SYSTEMD_INVOCATION_ID"` // of the unit, if a process of it wrote
+		}
+		switch err := json.Unmarshal([]byte(line), &e); {
+		case err != nil: // no text
+		case e.PID == "1":
+			manager = append(manager, e.Message)
+		default:
+			if e.Run != run {
+				run, own = e.Run, nil
+			}
+			own = append(own, e.Message)
+		}
+	}
+	if len(own) == 0 {
+		return manager
+	}
+	return own
 }
 
 // look reads the unit as systemd has it.

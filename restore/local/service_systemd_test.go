@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -215,14 +216,47 @@ func TestUnitStarts(t *testing.T) {
 	}
 }
 
-// journal makes a journalctl that says a line.
-func journal(t *testing.T, line string) {
+// journal makes a journalctl that has lines of a process.
+func journal(t *testing.T, lines ...string) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "journalctl"), []byte("#!/bin/sh\necho '"+line+"'\n"), 0o700); err != nil {
+	var text strings.Builder
+	for _, line := range lines {
+		fmt.Fprintf(&text, "{\"MESSAGE\":%q,\"_PID\":\"17\"}\n", line)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lines"), []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "journalctl"), []byte("#!/bin/sh\nexec cat '"+dir+"/lines'\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// Of a journal a person is shown what the last run of the program wrote: its first line, and the last ones.
+func TestUnitWrote(t *testing.T) {
+	lines := make([]string, 12)
+	for i := range lines {
+		lines[i] = fmt.Sprint("line ", i)
+	}
+	journal(t, lines...)
+	if got, want := (&place{}).at("etcd").lastLines(t.Context()), "; it wrote:\n    line 0\n    …\n    line 6\n    line 7\n    line 8\n    line 9\n    line 10\n    line 11"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	const (
+		before  = `{"MESSAGE":"of the run before","_PID":"16","_SYSTEMD_INVOCATION_ID":"a"}` + "\n"
+		manager = `{"MESSAGE":"Started etcd.","_PID":"1","INVOCATION_ID":"b"}` + "\n"
+		last    = `{"MESSAGE":"no such flag","_PID":"17","_SYSTEMD_INVOCATION_ID":"b"}` + "\n" + `{"MESSAGE":[1,2],"_PID":"17","_SYSTEMD_INVOCATION_ID":"b"}` + "\n"
+	)
+	for journal, want := range map[string][]string{
+		before + manager + last + manager: {"no such flag"},
+		manager + "cut of":                {"Started etcd."},
+		"":                                nil,
+	} {
+		if got := lastRun(journal); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", journal, got, want)
+		}
+	}
 }
 
 // Whom a unit runs as is asked of the system, which may know users from elsewhere than files.
