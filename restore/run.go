@@ -23,6 +23,7 @@ type execution struct {
 	// supersedes is the unfinished run that this one, a rollback, takes the place of.
 	supersedes *Plan
 	states     map[string]State // as last inspected, with Verify; nil after a step that changed something
+	did        StepKind         // the last step that this process has done, not only found done
 
 	healthyAt time.Time
 	members   []ReportMember
@@ -197,7 +198,7 @@ func (x *execution) take(ctx context.Context, step *Step) error {
 	if err != nil {
 		return err
 	}
-	step.Done = x.Now().UTC()
+	step.Done, x.did = x.Now().UTC(), step.Kind
 	x.Progress.Done(string(step.Kind), detail)
 	if step.Kind == StepEnd {
 		return nil
@@ -257,6 +258,9 @@ func (x *execution) done(ctx context.Context, step *Step) (bool, error) {
 	case StepPrepare, StepStage, StepStop, StepGate, StepExchange, StepAllow, StepStart, StepRevert:
 	default:
 		return false, nil
+	}
+	if step.Kind == StepAllow && x.did == StepExchange {
+		return false, nil // all of it is known: it was exchanged just now, under an inhibition
 	}
 	if x.states == nil || step.Kind == StepExchange { // nothing is exchanged on an old look
 		if err := x.see(ctx); err != nil {
