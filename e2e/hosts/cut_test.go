@@ -28,7 +28,7 @@ func (h *host) arrived(t testing.TB) (n int64) {
 }
 
 // transfer is the speed, in megabits a second, at which a database of tens of megabytes arrives for long enough to do something meanwhile.
-const transfer = 24
+const transfer = 40
 
 // heavy founds a cluster whose database takes many seconds to transfer to the last of the hosts, backs it up, and cuts the power of all hosts.
 func (s *site) heavy(t testing.TB, d *desk) []etcdtest.Row {
@@ -168,11 +168,11 @@ func TestCoordinators(t *testing.T) {
 	}
 
 	// Killed in the middle of a transfer: the same machine knows that its process is gone, and goes on. Killed again.
-	h3.slow(t, 80)
+	h3.slow(t, 1000)
 	d1.killedAfter(t, "stage", "restore", "dcs", "--yes")
 	// Another machine cannot know, and waits.
-	d2.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitLocked, "desk1")
 	d2.run(t, "restore", "dcs", "--yes", "--take-over", run[1]).Exits(t, command.ExitLocked)
+	d2.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitLocked, "desk1")
 	until(t, "the heartbeats to be old", func() bool { return time.Since(killed) > 61*time.Second && stale(t, s) })
 	d2.run(t, "rollback", "dcs", "--yes", "--take-over", run[1]).Exits(t, command.ExitOK)
 	for _, h := range s.hosts {

@@ -28,26 +28,48 @@ func (h *host) unfinished(t testing.TB) *halt.Journal {
 // haltAfter starts a command and returns when its run is halted: the journals on all hosts have the step as done, and nothing of the next one is done on any.
 func (d *desk) haltAfter(t testing.TB, step string, args ...string) (*command.Command, *halt.Point) {
 	t.Helper()
-	var dirs []string
-	for _, h := range d.site.hosts {
-		dirs = append(dirs, h.state)
-	}
-	point := halt.AfterStep(t, dirs, step)
+	point := halt.AfterStep(t, d.site.states(), step)
 	c := d.start(t, args...)
 	point.Await(t, c.Ended(), c.Stderr.String)
 	return c, point
 }
 
-// killedAfter starts a command that is killed when the journals of its run on all hosts have the step as done: nothing of the next one is done on any.
+// killedAfter starts a command that is killed when the journals of its run on all hosts have the step as done: nothing of the next one is done on any, nor in the cluster.
 func (d *desk) killedAfter(t testing.TB, step string, args ...string) {
 	t.Helper()
-	c, point := d.haltAfter(t, step, args...)
+	var c *command.Command
+	var point *halt.Point
+	if step == "start" { // what is next, the proof, needs no host, and writes a key as soon as there is a quorum
+		var before *halt.Point
+		c, before = d.haltAfter(t, "allow", args...)
+		for _, h := range d.site.hosts {
+			h.isolate(t)
+		}
+		point = halt.AfterStep(t, d.site.states(), step)
+		before.Release()
+		point.Await(t, c.Ended(), c.Stderr.String)
+	} else {
+		c, point = d.haltAfter(t, step, args...)
+	}
 	point.Refuse()
 	c.Kill(t)
 	for _, h := range d.site.hosts {
 		until(t, "what worked on "+h.name+" for the killed one to end", func() bool { return !h.works(t) })
 	}
 	point.Release()
+	if step == "start" {
+		for _, h := range d.site.hosts {
+			h.join(t)
+		}
+	}
+}
+
+// states are the dirs in which requorum keeps what it knows of runs.
+func (s *site) states() (dirs []string) {
+	for _, h := range s.hosts {
+		dirs = append(dirs, h.state)
+	}
+	return dirs
 }
 
 // works says whether somebody's requorum answers requests on the host.

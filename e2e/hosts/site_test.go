@@ -294,6 +294,17 @@ func (h *host) hideFromDesk(t testing.TB) {
 	ip(t, "-n", h.ns, "rule", "add", "ipproto", "tcp", "sport", "2379", "to", deskAddr, "pref", "10", "prohibit")
 }
 
+// isolate keeps the host's etcd from its peers, until join.
+func (h *host) isolate(t testing.TB) {
+	t.Helper()
+	ip(t, "-n", h.ns, "rule", "add", "ipproto", "tcp", "sport", "2380", "pref", "30", "prohibit")
+}
+
+func (h *host) join(t testing.TB) {
+	t.Helper()
+	ip(t, "-n", h.ns, "rule", "delete", "pref", "30")
+}
+
 // slow limits what the host receives to a number of megabits a second.
 func (h *host) slow(t testing.TB, megabits int) {
 	t.Helper()
