@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"filippo.io/age"
@@ -35,11 +36,11 @@ func newBucket(b *testing.B) bucket {
 	return bucket{server, server.Bucket(b), identity, filepath.Join(workDir(b), "spool")}
 }
 
-// backup is a command that takes a backup of the cluster into the bucket.
-func (to bucket) backup(b *testing.B, servers *etcdtest.Cluster, wrap ...string) *task {
+// backup is a command that takes a backup of the member at the endpoint into the bucket.
+func (to bucket) backup(b *testing.B, endpoint string) *task {
 	b.Helper()
-	t := newTask(b, append(wrap, requorum(b), "backup", "dcs", "-q", "-o", "json", "--endpoints", servers.Endpoints()[0],
-		"--store", to.server.URL(to.name), "--recipient", to.identity.Recipient().String(), "--spool-dir", to.spool)...)
+	t := newTask(b, requorum(b), "backup", "dcs", "-q", "-o", "json", "--endpoints", endpoint,
+		"--store", to.server.URL(to.name), "--recipient", to.identity.Recipient().String(), "--spool-dir", to.spool)
 	t.Env = append(os.Environ(), to.server.Environ()...)
 	return t
 }
@@ -64,9 +65,9 @@ func (e execution) taken(b *testing.B) (t taken) {
 }
 
 // save is the bare command: the database to disk, and nothing else.
-func save(b *testing.B, servers *etcdtest.Cluster, path string, wrap ...string) *task {
+func save(b *testing.B, endpoint, path string) *task {
 	b.Helper()
-	return newTask(b, append(wrap, etcdctl(b), "--endpoints", servers.Endpoints()[0], "--command-timeout=10m", "snapshot", "save", path)...)
+	return newTask(b, etcdctl(b), "--endpoints", endpoint, "--command-timeout=10m", "snapshot", "save", path)
 }
 
 // BenchmarkBackup compares a whole backup - checked, hashed, compressed, encrypted, stored - with etcdctl snapshot save to disk,
@@ -74,7 +75,6 @@ func save(b *testing.B, servers *etcdtest.Cluster, path string, wrap ...string) 
 func BenchmarkBackup(b *testing.B) {
 	s := readSettings(b)
 	type point struct {
-		database
 		contents
 		peak int64
 	}
@@ -82,48 +82,8 @@ func BenchmarkBackup(b *testing.B) {
 	for _, d := range []database{{s.of(0.3e9), 2000}, {s.of(1.5e9), 2000}, {s.of(1.5e9), 256}} {
 		b.Run(d.String(), func(b *testing.B) {
 			servers, holds := d.start(b)
-			to := newBucket(b)
-			path := filepath.Join(workDir(b), "snapshot")
-			c := comparison{what: "backup of " + d.String() + ": " + holds.String(), oursIs: "requorum backup", baseIs: "etcdctl snapshot save", unit: "s", target: 1.3, stretch: 1.05}
-			var peak int64
-			var stored, raw int64
-			var oursCPU, baseCPU series
-			stages := map[string]series{}
-			c.compare(s.pairs, func() float64 {
-				settle(b)
-				t := to.backup(b, servers)
-				t.watch = true
-				e := t.run(b)
-				if done := e.taken(b); done.Keys != holds.Keys {
-					b.Fatalf("the backup holds %d keys, and the database %d", done.Keys, holds.Keys)
-				} else {
-					stored, raw = done.Data.StoredBytes, done.Data.Bytes
-					for stage, seconds := range done.Seconds {
-						stages[stage] = append(stages[stage], seconds)
-					}
-				}
-				peak = max(peak, e.peak)
-				oursCPU = append(oursCPU, e.cpu)
-				return e.seconds
-			}, func() float64 {
-				settle(b)
-				e := save(b, servers, path).run(b)
-				baseCPU = append(baseCPU, e.cpu)
-				if err := os.Remove(path); err != nil {
-					b.Fatal(err)
-				}
-				return e.seconds
-			})
-			c.remark("%-26s %.0f MiB (RssAnon + RssShmem of all processes); target 200 MiB: %s", "peak memory", float64(peak)/(1<<20), met(peak <= memoryTarget))
-			c.remark("%-26s %.0f MB as %.0f MB, compressed and encrypted", "stored", float64(raw)/1e6, float64(stored)/1e6)
-			c.remark("%-26s requorum %s, etcdctl %s", "processor time", oursCPU.text("s"), baseCPU.text("s"))
-			for _, stage := range slices.Sorted(maps.Keys(stages)) {
-				c.remark("  %-24s %s", stage, stages[stage].text("s"))
-			}
-			c.report(b)
-			b.ReportMetric(float64(peak)/(1<<20), "MiB-peak")
-			b.ReportMetric(float64(holds.Keys), "keys")
-			points = append(points, point{d, holds, peak})
+			peak := compareBackups(b, s, d, holds, servers.Endpoints()[0], "")
+			points = append(points, point{holds, peak})
 		})
 	}
 	if len(points) == 3 {
@@ -132,4 +92,66 @@ func BenchmarkBackup(b *testing.B) {
 		say("\nmemory grows by %.1f MiB per million keys, half of them written twice (%v to %v keys in databases of the same size)",
 			float64(many.peak-few.peak)/(1<<20)/millions, few.Keys, many.Keys)
 	}
+}
+
+// BenchmarkBackupOverLink is the same with a member on another machine, at the end of a link of 1 Gbit/s: a proxy that lets so much through.
+func BenchmarkBackupOverLink(b *testing.B) {
+	s := readSettings(b)
+	for _, d := range []database{{s.of(0.3e9), 2000}, {s.of(1.5e9), 2000}, {s.of(1.5e9), 256}} {
+		b.Run(d.String(), func(b *testing.B) {
+			servers, holds := d.start(b)
+			link := etcdtest.NewProxy(b, strings.TrimPrefix(servers.Endpoints()[0], "http://"))
+			link.Set(etcdtest.Fault{UpRate: 1e9 / 8, DownRate: 1e9 / 8})
+			compareBackups(b, s, d, holds, "http://"+link.Addr(), " over 1 Gbit/s")
+			if _, down := link.Bytes(); down < 2*int64(s.pairs)*holds.Bytes {
+				b.Fatalf("only %d bytes came over the link", down)
+			}
+		})
+	}
+}
+
+// compareBackups backs the member at the endpoint up by both sides, and returns the peak memory of ours in bytes.
+func compareBackups(b *testing.B, s settings, d database, holds contents, endpoint, over string) (peak int64) {
+	b.Helper()
+	to := newBucket(b)
+	path := filepath.Join(workDir(b), "snapshot")
+	c := comparison{what: "backup of " + d.String() + over + ": " + holds.String(), oursIs: "requorum backup", baseIs: "etcdctl snapshot save", unit: "s", target: 1.3, stretch: 1.05}
+	var stored, raw int64
+	var oursCPU, baseCPU series
+	stages := map[string]series{}
+	c.compare(s.pairs, func() float64 {
+		settle(b)
+		t := to.backup(b, endpoint)
+		t.watch = true
+		e := t.run(b)
+		done := e.taken(b)
+		if done.Keys != holds.Keys {
+			b.Fatalf("the backup holds %d keys, and the database %d", done.Keys, holds.Keys)
+		}
+		stored, raw = done.Data.StoredBytes, done.Data.Bytes
+		for stage, seconds := range done.Seconds {
+			stages[stage] = append(stages[stage], seconds)
+		}
+		peak = max(peak, e.peak)
+		oursCPU = append(oursCPU, e.cpu)
+		return e.seconds
+	}, func() float64 {
+		settle(b)
+		e := save(b, endpoint, path).run(b)
+		baseCPU = append(baseCPU, e.cpu)
+		if err := os.Remove(path); err != nil {
+			b.Fatal(err)
+		}
+		return e.seconds
+	})
+	c.remark("%-26s %.0f MiB (RssAnon + RssShmem of all processes); target 200 MiB: %s", "peak memory", float64(peak)/(1<<20), met(peak <= memoryTarget))
+	c.remark("%-26s %.0f MB as %.0f MB, compressed and encrypted", "stored", float64(raw)/1e6, float64(stored)/1e6)
+	c.remark("%-26s requorum %s, etcdctl %s", "processor time", oursCPU.text("s"), baseCPU.text("s"))
+	for _, stage := range slices.Sorted(maps.Keys(stages)) {
+		c.remark("  %-24s %s", stage, stages[stage].text("s"))
+	}
+	c.report(b)
+	b.ReportMetric(float64(peak)/(1<<20), "MiB-peak")
+	b.ReportMetric(float64(holds.Keys), "keys")
+	return peak
 }

@@ -89,9 +89,9 @@ func (d database) store(b *testing.B, to bucket, compressed string) contents {
 	b.Helper()
 	servers, holds := d.start(b)
 	defer servers.Kill(b)
-	to.backup(b, servers).run(b)
+	to.backup(b, servers.Endpoints()[0]).run(b)
 	path := strings.TrimSuffix(compressed, ".zst")
-	save(b, servers, path).run(b)
+	save(b, servers.Endpoints()[0], path).run(b)
 	run(b, "zstd", "-q", "-1", "--rm", path, "-o", compressed)
 	return holds
 }

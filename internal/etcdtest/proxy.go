@@ -176,10 +176,11 @@ func abort(conn net.Conn) {
 func (p *Proxy) pass(t *tunnel, dst, src net.Conn, up bool) {
 	buf := make([]byte, 32<<10)
 	var passed int64
+	var pace pace
 	for {
 		n, err := src.Read(buf)
 		for data := buf[:n]; len(data) > 0; {
-			part := p.admit(t, passed, int64(len(data)), up)
+			part := p.admit(t, &pace, passed, int64(len(data)), up)
 			if part == 0 {
 				t.reset()
 				return
@@ -218,7 +219,7 @@ func (p *Proxy) count(n int64, up bool) {
 
 // admit waits as the fault demands and says how many of n more bytes may follow those passed; 0 means
 // that the connection is to be reset.
-func (p *Proxy) admit(t *tunnel, passed, n int64, up bool) int64 {
+func (p *Proxy) admit(t *tunnel, pace *pace, passed, n int64, up bool) int64 {
 	for {
 		fault, changed := p.current()
 		cut, stall, rate := fault.CutDown, fault.StallDown, fault.DownRate
@@ -245,7 +246,7 @@ func (p *Proxy) admit(t *tunnel, passed, n int64, up bool) int64 {
 		wait := fault.Delay
 		if rate > 0 {
 			n = min(n, max(1, rate/20))
-			wait += time.Duration(n) * time.Second / time.Duration(rate)
+			wait += pace.next(time.Duration(n) * time.Second / time.Duration(rate))
 		}
 		if wait > 0 {
 			select {
@@ -256,4 +257,25 @@ func (p *Proxy) admit(t *tunnel, passed, n int64, up bool) int64 {
 		}
 		return n
 	}
+}
+
+// pace holds one direction of a connection to a rate, in pauses that a timer can keep: what one was too long or too short is made up for.
+type pace struct{ due time.Time }
+
+const (
+	shortestPause = 2 * time.Millisecond
+	longestDebt   = 10 * time.Millisecond // that is made up for
+)
+
+// next is how long to wait before bytes that take so long.
+func (p *pace) next(taking time.Duration) time.Duration {
+	now := time.Now()
+	if p.due.Before(now.Add(-longestDebt)) {
+		p.due = now.Add(-longestDebt)
+	}
+	p.due = p.due.Add(taking)
+	if wait := p.due.Sub(now); wait >= shortestPause {
+		return wait
+	}
+	return 0
 }
