@@ -199,6 +199,11 @@ func (x *execution) report(failure error) Report {
 	}
 	if p.Source.Kind == "survivor" {
 		until, r.RPOBasis = p.Source.Time, "the freshest member's own raft log, restored to its last entry"
+		for _, c := range p.Source.Candidates {
+			if c.Kind == "survivor" && c.log().compare(RaftLog{Term: p.Source.Term, Index: p.Source.Index}) > 0 && !c.Time.Before(until) {
+				until, r.RPOBasis = c.Time, "last write in the raft log of "+c.ID+", which goes further than the one that was asked for"
+			}
+		}
 	}
 	r.RPOSeconds = max(0, until.Sub(p.Source.Time).Seconds())
 	if x.resumed {

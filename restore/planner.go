@@ -182,6 +182,11 @@ func (r *Restorer) askable(plan Plan) error {
 func (r *Restorer) fileFacts(plan *Plan, src *source, report dbfile.Report) {
 	plan.Source = src.Source // fetching may have added to it
 	plan.Source.Revision = report.Revision
+	for _, c := range src.Candidates {
+		if c.Kind == "survivor" && c.Revision > plan.Highest {
+			plan.Highest, plan.HighestFrom = c.Revision, "what "+c.ID+" holds"
+		}
+	}
 	if report.Revision > plan.Highest {
 		plan.Highest, plan.HighestFrom = report.Revision, "the database itself"
 	}
@@ -266,7 +271,7 @@ func (p Plan) Text() string {
 	}
 	fmt.Fprintf(&b, "%s of cluster %s, run %s\n", p.Kind, p.Cluster, p.Run)
 	if p.Elsewhere != "" {
-		line("elsewhere", "a cluster of its own, from the backups of %s", p.Elsewhere)
+		line("elsewhere", "a cluster of its own, from %s of %s", map[bool]string{true: "what is left", false: "the backups"}[p.Source.Kind == "survivor"], p.Elsewhere)
 	}
 	if p.Replace != nil {
 		p.replaceText(line)

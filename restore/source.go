@@ -70,7 +70,7 @@ func (r *Restorer) chooseSource(ctx context.Context, known *known, o *observed) 
 		return r.chooseStored(ctx, known, name)
 	case "survivor":
 		if r.Elsewhere != nil {
-			return nil, fmt.Errorf("--from %s: a cluster that is built elsewhere comes from a backup or a file: restore %s where it was, or name a file", r.From, r.Elsewhere.Cluster)
+			return r.chooseOldSurvivor(ctx, known, name)
 		}
 		return r.chooseSurvivor(ctx, known, o, name)
 	case "file":

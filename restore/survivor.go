@@ -73,6 +73,9 @@ func (l RaftLog) compare(o RaftLog) int {
 	return cmp.Or(cmp.Compare(l.Term, o.Term), cmp.Compare(l.Index, o.Index))
 }
 
+// log is how far the log of a survivor in the table goes.
+func (c Candidate) log() RaftLog { return RaftLog{Term: c.Term, Index: c.Index} }
+
 // most is the highest revision that the survivor can have: each entry in its log that its database lacks makes one at most.
 func (s survivor) most() int64 {
 	if s.log.DBIndex == 0 {
@@ -231,7 +234,11 @@ func (r *Restorer) chooseSurvivor(ctx context.Context, known *known, o *observed
 	if i < 0 {
 		return nil, errors.Join(fmt.Errorf("%w: --from survivor:%s: no member of that name has data; those that have:%s", ErrNothingToRestore, name, cmp.Or(table(found), " none")), errors.Join(unreadable...))
 	}
-	return r.survivorSource(known, found[i], found), nil
+	src := r.survivorSource(known, found[i], found)
+	if len(unreadable) > 0 {
+		src.Note += fmt.Sprintf("; not every member's data could be looked at: %v", errors.Join(unreadable...))
+	}
+	return src, nil
 }
 
 // survivorSource makes a survivor the source.
@@ -409,8 +416,12 @@ func (x *execution) overtaken(ctx context.Context) error {
 	if p.Kind != "survivor" || x.reverting() {
 		return nil
 	}
-	found, unreadable, err := x.survivors(ctx, nil, x.plan.Run)
-	if err == nil {
+	holder, run, err := x.holder(x.plan.Run)
+	if err != nil {
+		return err
+	}
+	found, unreadable, err := holder.survivors(ctx, nil, run)
+	if err == nil && x.Elsewhere == nil { // of an old cluster elsewhere a member may be lost for good; what can be read was read
 		err = errors.Join(unreadable...)
 	}
 	if err != nil {
@@ -418,7 +429,7 @@ func (x *execution) overtaken(ctx context.Context) error {
 	}
 	for _, s := range found {
 		if s.log.compare(RaftLog{Term: p.Term, Index: p.Index}) > 0 && !slices.ContainsFunc(p.Candidates, func(c Candidate) bool {
-			return c.ID == s.Name && s.log.compare(RaftLog{Term: c.Term, Index: c.Index}) == 0
+			return c.ID == s.Name && s.log.compare(c.log()) == 0
 		}) {
 			return &HostError{Code: HostChanged, Member: s.Name,
 				What: fmt.Sprintf("its raft log went on to term %d, index %d since %s was chosen at term %d, index %d: the cluster had a quorum again meanwhile, and may have taken writes",
@@ -433,27 +444,31 @@ func (x *execution) overtaken(ctx context.Context) error {
 // it rolls back kept.
 func (x *execution) survivorAgain(ctx context.Context) (*source, error) {
 	p := x.plan.Source
-	name, run := p.ID, x.plan.Run
+	holder, name, run := x.Restorer, p.ID, x.plan.Run
 	var statuses []cluster.MemberStatus
 	if p.Kind == "before" {
 		name, run = p.Where, p.ID
 	} else {
-		c, err := x.Connect(x.endpoints(x.targets()))
+		var err error
+		if holder, run, err = x.holder(run); err != nil {
+			return nil, err
+		}
+		c, err := holder.Connect(holder.endpoints(holder.targets()))
 		if err != nil {
-			return nil, fmt.Errorf("connect to cluster %s: %w", x.Cluster, err)
+			return nil, fmt.Errorf("connect to cluster %s: %w", holder.Cluster, err)
 		}
 		defer func() { _ = c.Close() }() // nothing was written through it
 		if statuses, err = c.Status(ctx); err != nil {
 			return nil, err
 		}
 	}
-	found, unreadable, err := x.survivors(ctx, statuses, run)
+	found, unreadable, err := holder.survivors(ctx, statuses, run)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range found {
 		if s.Name == name && s.log.compare(RaftLog{Term: p.Term, Index: p.Index}) >= 0 {
-			src := x.recoveredSource(s, found, p.Kind)
+			src := holder.recoveredSource(s, found, p.Kind)
 			src.ID, src.Where, src.Line, src.Time = p.ID, p.Where, p.Line, p.Time
 			return src, nil
 		}

@@ -100,7 +100,7 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.yes, "yes", false, "do not ask the ordinary question")
 	flags.StringVar(&f.takeOver, "take-over", "", "go on in place of `RUN`, whose process is dead")
-	flags.StringVar(&f.as, "as", "", "build a cluster of its own with this `NAME`, on other members, from the backups of CLUSTER")
+	flags.StringVar(&f.as, "as", "", "build a cluster of its own with this `NAME`, on other members, from the backups of CLUSTER or, with --from survivor:MEMBER, from what a member of it holds")
 	flags.StringVar(&f.members, "members", "", "`FILE` with its members:, as in a configuration, if NAME is not configured")
 	flags.StringArrayVar(&f.without, "without", nil, "leave the member `NAME` out; may be repeated")
 	flags.StringArrayVar(&f.fenced, "fenced", nil, "the member `NAME` is powered off and stays so; may be repeated")
@@ -169,12 +169,8 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 			return yes, err
 		}
 	}
-	for _, m := range t.cluster.Members {
-		on, err := t.host(m, t.reporter)
-		if err != nil {
-			return nil, err
-		}
-		o.Members = append(o.Members, restore.Placed{On: on, Member: restoreMember(m)})
+	if o.Members, err = t.placed(); err != nil {
+		return nil, err
 	}
 	return restore.New(o)
 }

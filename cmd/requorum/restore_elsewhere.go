@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/restore"
@@ -26,7 +27,12 @@ func (t *target) elsewhere(ctx context.Context, f *restoreFlags) (*target, error
 		return nil, err
 	}
 	f.elsewhere = &restore.Elsewhere{Cluster: t.cluster.Name, Repository: repo, Flags: []string{"--as " + f.as},
-		Connect: func() (*cluster.Client, error) { return t.dial() }}
+		Connect: func() (*cluster.Client, error) { return t.dial() }, Members: t.placed}
+	if name, ok := strings.CutPrefix(f.from, "survivor:"); ok && name != "" {
+		if err := t.named("--from "+f.from, name); err != nil {
+			return nil, err
+		}
+	}
 	if f.members != "" {
 		file := f.members
 		if abs, err := filepath.Abs(file); err == nil {
@@ -35,4 +41,17 @@ func (t *target) elsewhere(ctx context.Context, f *restoreFlags) (*target, error
 		f.elsewhere.Flags = append(f.elsewhere.Flags, "--members "+file)
 	}
 	return &target{app: t.app, cfg: t.cfg, cluster: to, stores: t.stores}, nil
+}
+
+// placed are the cluster's members on their hosts. Nothing is connected yet.
+func (t *target) placed() ([]restore.Placed, error) {
+	var all []restore.Placed
+	for _, m := range t.cluster.Members {
+		on, err := t.host(m, t.reporter)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, restore.Placed{On: on, Member: restoreMember(m)})
+	}
+	return all, nil
 }
