@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest"
@@ -69,4 +71,33 @@ func TestSurvivorsWithAuthentication(t *testing.T) {
 	if replaced != 2 {
 		t.Errorf("%d replacements are recorded: %+v", replaced, runs)
 	}
+}
+
+// What the disk of a lost cluster still holds becomes a cluster of its own elsewhere, with what no backup has; the disk stays as it is.
+func TestSurvivorElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
+	s.fill(50, 200)
+	s.backup()
+	etcdtest.Put(t, s.Client(t), "/data/late", "after the backup")
+	want := s.rows()
+	lost := s.Members[0]
+
+	far := etcdtest.StartCluster(t, etcdtest.Options{Members: 1, Name: "far-", NotStarted: true})
+	m := far.Members[0]
+	c := m.Commands(t)
+	s.file("far.yaml", fmt.Sprintf("members:\n- {name: %s, peer_url: %q, client_url: %q, data_dir: %s, service: {start: %s, stop: %s, status: %s, inhibit: %s, allow: %s}}\n",
+		m.Name, m.PeerURL, m.ClientURL, m.DataDir, c.Start, c.Stop, c.Status, c.Inhibit, c.Allow))
+	elsewhere := []string{"--as", "far", "--members", "far.yaml", "--from", "survivor:" + lost.Name, "--target-version", etcdtest.Latest}
+	s.run(slices.Concat([]string{"restore", "dcs", "--yes"}, elsewhere)...).Exits(t, command.ExitError, "serves with a quorum", "backup dcs")
+	lost.Kill(t)
+	s.run(slices.Concat([]string{"restore", "dcs"}, elsewhere)...).Exits(t, command.ExitUsage, "every member of far", "--yes")
+	r := s.restore(elsewhere...)
+	if r.Source.Kind != "survivor" || r.Source.ID != lost.Name || len(r.Members) != 1 || r.Members[0].Name != m.Name {
+		t.Errorf("report %+v", r)
+	}
+	etcdtest.MustEqual(t, want, unleased(etcdtest.Rows(t, far.Client(t))))
+	lost.Start(t)
+	lost.WaitHealthy(t)
+	etcdtest.MustEqual(t, want, s.rows())
 }
