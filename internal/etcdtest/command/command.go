@@ -73,9 +73,6 @@ func Run(t testing.TB, o Options, args ...string) Result {
 // String is the command as it would be typed.
 func (c *Command) String() string { return strings.Join(c.Args, " ") }
 
-// PID is the command's process.
-func (c *Command) PID() int { return c.cmd.Process.Pid }
-
 // Ended is closed when the command has ended.
 func (c *Command) Ended() <-chan struct{} { return c.ended }
 
