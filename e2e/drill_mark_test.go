@@ -57,6 +57,9 @@ func (s *site) warned(restored string) {
 	if !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "speaks against backup "+b.ID) }) {
 		t.Errorf("the report does not say whom the failure is about: %q", r.Notes)
 	}
+	if checked := s.run("check", "dcs", "--wait", "0"); !strings.Contains(checked.Stdout, "backup "+b.ID+" failed in drill "+r.ID) || strings.Contains(checked.Stdout, "backup "+restored+" failed") {
+		t.Errorf("check does not warn of the backup alone:\n%s", checked)
+	}
 	s.run("restore", "dcs", "--plan", "--replace-healthy", "dcs").Exits(t, command.ExitOK, "the latest drill of backup "+b.ID+", "+r.ID, "failed: fetch: ", "--at "+restored)
 	plan := s.run("restore", "dcs", "--plan", "--replace-healthy", "dcs", "--at", restored).Exits(t, command.ExitOK)
 	if strings.Contains(plan.Stdout, "the latest drill") {

@@ -57,7 +57,7 @@ const (
 	Leaders       = "leader_changes" // too many within an hour
 	Rebuilt       = "rebuilt"        // another cluster or an older state answers than before
 	RPO           = "rpo"            // no proven backup within the objective, or none at all
-	BadBackup     = "bad_backup"     // a backup failed its verification
+	BadBackup     = "bad_backup"     // a backup failed its verification, or in its latest drill
 	Unverified    = "unverified"     // no backup was verified for too long
 	DrillAge      = "drill_age"      // no drill within the objective
 	Stores        = "stores"         // backups could not be listed everywhere

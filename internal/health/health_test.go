@@ -232,6 +232,13 @@ func TestStored(t *testing.T) {
 	const day = 24 * time.Hour
 	good := catalog.Snapshot{ID: "bgood", Time: ago(time.Hour)}
 	failed := catalog.Snapshot{ID: "bfailed", Time: ago(time.Minute), FailedAt: ago(time.Second)}
+	rehearsed := func(failed bool) catalog.Snapshot {
+		s := good
+		s.ID, s.Drilled = "bdrilled", catalog.Rehearsal{Drill: catalog.Drill{ID: "d0000000000a", Time: ago(time.Minute)}, Failed: failed}
+		return s
+	}
+	both := rehearsed(true)
+	both.ID, both.FailedAt = "bboth", ago(time.Second)
 	old := catalog.Snapshot{ID: "bold", Time: ago(30 * day), VerifiedAt: ago(8 * day)}
 	asked := Objectives{RPO: 90 * time.Minute, DrillAge: 100 * day, VerificationAge: 7 * day}
 	drilled := func(s Stored) Stored { s.LastDrill = ago(day); return s }
@@ -245,6 +252,9 @@ func TestStored(t *testing.T) {
 		{"none", drilled(Stored{}), "critical rpo", "there is no backup"},
 		{"only failed ones", drilled(Stored{Snapshots: []catalog.Snapshot{failed}}), "warning bad_backup bfailed, critical rpo", "requorum verify dcs bfailed"},
 		{"too old", drilled(Stored{Snapshots: []catalog.Snapshot{{ID: "b1", Time: ago(2 * time.Hour)}, failed}}), "warning bad_backup bfailed, critical rpo", "2h old, the objective is 1h30m"},
+		{"restored in a drill", drilled(Stored{Snapshots: []catalog.Snapshot{rehearsed(false)}}), "", ""},
+		{"failed in a drill", drilled(Stored{Snapshots: []catalog.Snapshot{rehearsed(true), good}}), "warning bad_backup bdrilled", "failed in drill d0000000000arequorum show dcs bdrilled"},
+		{"failed in a drill and its verification", drilled(Stored{Snapshots: []catalog.Snapshot{both, good}}), "warning bad_backup bboth", "failed its verification"},
 		{"not verified for a week", drilled(Stored{Snapshots: []catalog.Snapshot{old, good}}), "warning unverified", "for 8d"},
 		{"never verified", drilled(Stored{Snapshots: []catalog.Snapshot{{Time: ago(8 * day)}, good}}), "warning unverified", "ever"},
 		{"no drill", Stored{Snapshots: []catalog.Snapshot{good}}, "warning drill_age", "the objective is 100d"},

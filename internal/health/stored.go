@@ -61,6 +61,9 @@ func (s Stored) Judge(name string, now time.Time, o Objectives) []Problem {
 	for _, snap := range s.Snapshots {
 		if snap.Failed() {
 			add(Warning, BadBackup, snap.ID, fmt.Sprintf("backup %s failed its verification", snap.ID), "requorum verify "+name+" "+snap.ID)
+		} else if d := snap.Drilled; d.Failed {
+			add(Warning, BadBackup, snap.ID, fmt.Sprintf("backup %s failed in drill %s", snap.ID, d.ID),
+				fmt.Sprintf("requorum show %s %s says why; requorum drill %s --at %s tries again", name, snap.ID, name, snap.ID))
 		}
 	}
 	newest, ok := s.Newest()
