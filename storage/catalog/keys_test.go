@@ -111,7 +111,7 @@ func TestCheckSnapshot(t *testing.T) {
 func FuzzObjectKey(f *testing.F) {
 	s := testSnapshot(1<<63 - 1)
 	for _, key := range []string{
-		s.ManifestKey(), s.DataKey(), s.FailedKey(testTime), "snapshots/", "snapshots/l/x/y", "snapshots/l0123456789a/20261122T055500Z-9999999999999999999-babcdefghjkm/x",
+		s.ManifestKey(), s.DataKey(), s.FailedKey(testTime), s.DrilledKey(Rehearsal{Drill{testDrill, testTime}, true}), s.DrilledKey(Rehearsal{Drill{testDrill, testTime}, false}), "snapshots/", "snapshots/l/x/y", "snapshots/l0123456789a/20261122T055500Z-9999999999999999999-babcdefghjkm/x",
 		"snapshots/l0123456789a/20261331T055500Z-0000000000000001234-babcdefghjkm/x", "snapshots/l0123456789a/20261122T055500Z-0000000000000001234-babcdefghjkm/a/b",
 		"snapshots/l0123456789a/20261122T055500Z-+000000000000001234-babcdefghjkm/manifest.json", "snapshots/l0123456789a/20261122T055500Z-0000000000000001234-babcdefghjko/x",
 	} {
@@ -124,6 +124,9 @@ func FuzzObjectKey(f *testing.F) {
 		}
 		if o.key() != key {
 			t.Errorf("%q is read as %+v, which is written %q", key, o, o.key())
+		}
+		if r, ok := parseRehearsal(o.name); ok && (Snapshot{}).DrilledKey(r) != o.name {
+			t.Errorf("%q is read as %+v, which is written %q", o.name, r, (Snapshot{}).DrilledKey(r))
 		}
 		if o.revision < 0 || o.name == "" {
 			t.Errorf("%q is read as %+v", key, o)
