@@ -19,10 +19,12 @@ func statuses() map[string]service.Status {
 	next := map[service.Kind]time.Time{service.Snapshot: now.Add(37 * time.Minute), service.Verify: now.Add(18 * time.Hour), service.Drill: now.Add(40 * 24 * time.Hour)}
 	both := []service.StoreState{{Name: "main", OK: true}, {Name: "offsite", OK: true}}
 	calm := func(name string) service.ClusterState {
-		return service.ClusterState{Cluster: name, Role: service.Leader, Next: next, Backups: count(96), Newest: "bw3p7e7ggvd4", Time: ago(23 * time.Minute), Revision: 1_482_190_331, Verified: ago(5 * time.Hour),
-			Drilled: &service.Rehearsed{ID: "d4t7k2m9q0xv", Time: now.Add(-20 * time.Minute), OK: true}, Drill: &service.DrillState{Time: now.AddDate(0, 0, -20), RPO: 1380, RTO: 28.4}, Stores: both, Listed: ago(4 * time.Minute)}
+		return service.ClusterState{Cluster: name, Role: service.Leader, Next: next, Backups: count(96), Newest: "bw3p7e7ggvd4", Time: ago(23 * time.Minute), Revision: 1_482_190_331, Verified: ago(8 * time.Minute),
+			Drill: &service.DrillState{Time: now.AddDate(0, 0, -20), RPO: 1380, RTO: 28.4}, Stores: both, Listed: ago(4 * time.Minute)}
 	}
-	well := service.Status{Now: now, Host: "backup-1.example.com", Version: "1.4.0", Metrics: true, Clusters: []service.ClusterState{calm("payments-eu-central-1"), calm("dcs"), calm("kube")}}
+	drilled := calm("dcs")
+	drilled.Drilled, drilled.Drill = &service.Rehearsed{ID: "d4t7k2m9q0xv", Time: *ago(20 * time.Minute), OK: true}, &service.DrillState{Time: *ago(20 * time.Minute), RPO: 183, RTO: 28.4}
+	well := service.Status{Now: now, Host: "backup-1.example.com", Version: "1.4.0", Metrics: true, Clusters: []service.ClusterState{drilled, calm("kube"), calm("payments-eu-central-1")}}
 
 	troubled := well
 	sick := calm("kubernetes-" + strings.Repeat("a-name-without-an-end-", 5))
