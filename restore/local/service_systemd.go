@@ -31,6 +31,8 @@ const (
 	// startPatience is how long a start waits for etcd to say that it is ready. Without a quorum it never does: that is for the proof to judge.
 	startPatience = 20 * time.Second
 	startPoll     = 100 * time.Millisecond
+	// cancelPatience is how long a stop that fails is asked for again.
+	cancelPatience = 5 * time.Second
 )
 
 func unitName(name string) string {
@@ -208,8 +210,24 @@ func (s systemd) stop(ctx context.Context) error {
 	if p.get("LoadState") == "not-found" {
 		return nil // its processes and ports are looked for in any case
 	}
-	_, err = s.systemctl(ctx, max(s.patience(), parseSpan(p.get("TimeoutStopUSec"))+10*time.Second), "stop", "--job-mode=ignore-requirements", "--", s.unit)
-	return err
+	limit := max(s.patience(), parseSpan(p.get("TimeoutStopUSec"))+10*time.Second)
+	for begun := time.Now(); ; {
+		if _, err = s.systemctl(ctx, limit, "stop", "--job-mode=ignore-requirements", "--", s.unit); err == nil {
+			return nil
+		}
+		// Somebody who starts the unit at this moment cancels its stop. That start fails, as it is forbidden; the unit may be down, or not.
+		if p, lookErr := s.show(ctx, "ActiveState"); lookErr == nil && p.get("ActiveState") != "" && !up(p.get("ActiveState")) {
+			return nil
+		}
+		if time.Since(begun) > cancelPatience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(startPoll):
+		}
+	}
 }
 
 // start starts the unit and waits until it is ready, or has run for a while: an etcd whose quorum is missing is never ready. One that ends, and that systemd

@@ -216,6 +216,28 @@ func TestUnitStarts(t *testing.T) {
 	}
 }
 
+// A stop that somebody's start cancels is asked for again, until the unit is down.
+func TestUnitStops(t *testing.T) {
+	for _, c := range []struct {
+		state string // after the stop was canceled
+		calls int    // for stops, of which the third succeeds
+	}{{"active", 3}, {"deactivating", 3}, {"inactive", 1}, {"failed", 1}} {
+		dir := t.TempDir()
+		script := "#!/bin/sh\ncase \"$*\" in\n*show*) echo LoadState=loaded; echo ActiveState=" + c.state + " ;;\n" +
+			"*stop*) echo >>" + dir + "/calls; [ $(wc -l <" + dir + "/calls) = 3 ] || { echo 'Job for etcd.service canceled.' >&2; exit 1; } ;;\nesac\n"
+		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+		if err := (&place{}).at("etcd").do(t.Context(), restore.ActStop); err != nil {
+			t.Errorf("%s: %v", c.state, err)
+		}
+		if calls, err := os.ReadFile(filepath.Join(dir, "calls")); err != nil || len(calls) != c.calls {
+			t.Errorf("%s: %d stops, not %d; %v", c.state, len(calls), c.calls, err)
+		}
+	}
+}
+
 // journal makes a journalctl that has lines of a process.
 func journal(t *testing.T, lines ...string) {
 	t.Helper()
