@@ -38,6 +38,7 @@ type app struct {
 	verbose    bool
 	logger     *slog.Logger // of serve; nil: log makes one
 	ssh        *ssh.Hosts   // that members live on; nil until one is asked for
+	tunnels    *tunnels     // through members' machines
 
 	// reporter shows the stages of long work: bars on a terminal, a line per stage otherwise. It stands before err, so that nothing is
 	// written into its bars. nil, which shows nothing, with -q.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -69,9 +70,38 @@ func (a *app) sshOptions(cfg *config.Config) ssh.Options {
 // A dialer connects to host:port.
 type dialer func(ctx context.Context, addr string) (net.Conn, error)
 
+// tunnels lead to what the machines of members behind jump hosts reach. There is one for each configuration, so that its connections share logins.
+type tunnels struct {
+	mu sync.Mutex
+	of map[*config.Config]*ssh.Tunnel
+}
+
+// through is the tunnel of the target's configuration.
+func (t *target) through() *ssh.Tunnel {
+	ts := t.tunnels
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.of[t.cfg] == nil {
+		if ts.of == nil {
+			ts.of = map[*config.Config]*ssh.Tunnel{}
+		}
+		ts.of[t.cfg] = ssh.NewTunnel(t.sshOptions(t.cfg))
+	}
+	return ts.of[t.cfg]
+}
+
+func (ts *tunnels) close() {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for _, t := range ts.of {
+		t.Close()
+	}
+	ts.of = nil
+}
+
 // tunnel is how etcd is reached: from here, or, where a member lives behind jump hosts, from its own machine.
 func (t *target) tunnel() dialer {
-	through := ssh.NewTunnel(t.sshOptions(t.cfg))
+	through := t.through()
 	return func(ctx context.Context, addr string) (net.Conn, error) {
 		for _, m := range t.cluster.Members {
 			if u, err := url.Parse(string(m.ClientURL)); err == nil && !m.Host.Local() && u.Host == addr {
@@ -85,7 +115,7 @@ func (t *target) tunnel() dialer {
 // agentTunnel is how agents are reached where members live behind jump hosts, nil where none does: from here, or from the machine that the agent shares
 // with a member, or, if it shares none, from any machine of a member.
 func (t *target) agentTunnel() dialer {
-	through := ssh.NewTunnel(t.sshOptions(t.cfg))
+	through := t.through()
 	var hosts []string
 	shared := map[string][]string{} // by the names of machines
 	for _, m := range t.cluster.Members {
@@ -116,6 +146,7 @@ func (t *target) agentTunnel() dialer {
 
 // leaveHosts ends the connections to members' machines, which then remove what was brought there.
 func (a *app) leaveHosts() {
+	a.tunnels.close()
 	if a.ssh == nil {
 		return
 	}

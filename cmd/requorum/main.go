@@ -55,7 +55,7 @@ func notify(parent context.Context) (ctx context.Context, caught func() syscall.
 // run is the whole program but for its exit: it parses the arguments, runs the
 // command and reports its error.
 func run(ctx context.Context, args []string, std streams) error {
-	app := &app{streams: std}
+	app := &app{streams: std, tunnels: &tunnels{}}
 	root := newRoot(app)
 	root.SetArgs(args)
 	root.SetIn(std.in)

@@ -118,7 +118,7 @@ func TestProxyCommand(t *testing.T) {
 	}
 	program, _ = pid(t, log)
 	conn.Close()
-	tunnel.logins["ssh://tester@machine"].chain.close()
+	tunnel.Close()
 	if !over(program) {
 		t.Errorf("process %d of ProxyCommand outlives the tunnel", program)
 	}

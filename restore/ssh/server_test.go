@@ -134,6 +134,7 @@ type server struct {
 	mu       sync.Mutex
 	commands []string
 	conns    []net.Conn
+	silent   int // questions for silent.invalid
 }
 
 func newSigner(t testing.TB) (gossh.Signer, []byte) {
@@ -225,6 +226,12 @@ func (s *server) serve(conn net.Conn, config *gossh.ServerConfig, wg *sync.WaitG
 			}
 			if err := gossh.Unmarshal(c.ExtraData(), &to); err != nil {
 				return
+			}
+			if to.Host == "silent.invalid" {
+				s.mu.Lock()
+				s.silent++
+				s.mu.Unlock()
+				continue // like one that does not answer
 			}
 			if to.Host == s.name {
 				to.Host = "127.0.0.1"

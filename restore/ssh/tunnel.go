@@ -19,6 +19,7 @@ type Tunnel struct {
 
 	mu     sync.Mutex
 	logins map[string]*login // by URL of the machine
+	late   sync.WaitGroup    // for attempts that were not needed in the end
 }
 
 // NewTunnel makes no connection yet.
@@ -64,11 +65,21 @@ func (t *Tunnel) Dial(ctx context.Context, addr string, urls ...string) (net.Con
 	if len(ways) == 1 {
 		return ways[0].dial(ctx)
 	}
-	return race(ctx, ways)
+	return t.race(ctx, ways)
+}
+
+// Close ends all connections. The tunnel is not used any more.
+func (t *Tunnel) Close() {
+	t.late.Wait()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.logins {
+		l.end()
+	}
 }
 
 // race tries each way once the one before has failed, or has had its time.
-func race(ctx context.Context, ways []way) (net.Conn, error) {
+func (t *Tunnel) race(ctx context.Context, ways []way) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type outcome struct {
 		way  int
@@ -88,13 +99,13 @@ func race(ctx context.Context, ways []way) (net.Conn, error) {
 	// Those that are not needed are told, and closed if they came to something all the same.
 	defer func() {
 		cancel()
-		go func(late int) {
-			for range late {
+		t.late.Go(func() {
+			for ; ended < begun; ended++ {
 				if o := <-outcomes; o.conn != nil {
 					_ = o.conn.Close() // nothing was sent
 				}
 			}
-		}(begun - ended)
+		})
 	}()
 	begin()
 	next := time.NewTimer(ahead)
@@ -152,12 +163,6 @@ func (t *Tunnel) login(url string) *login {
 
 // dial goes on from the machine. That nothing listens there is ECONNREFUSED. A connection that was lost is made anew.
 func (l *login) dial(ctx context.Context, s settings, addr string) (net.Conn, error) {
-	select {
-	case l.turn <- struct{}{}:
-		defer func() { <-l.turn }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 	for {
 		c, fresh, err := l.enter(ctx, s)
 		if err != nil {
@@ -189,6 +194,12 @@ func (l *login) dial(ctx context.Context, s settings, addr string) (net.Conn, er
 
 // enter returns the connection to the machine that there is, or makes one, for one more user.
 func (l *login) enter(ctx context.Context, s settings) (c *chain, fresh bool, err error) {
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return nil, true, context.Cause(ctx)
+	}
 	l.mu.Lock()
 	if l.chain != nil {
 		defer l.mu.Unlock()
@@ -211,6 +222,16 @@ func (l *login) lose(c *chain) {
 	defer l.mu.Unlock()
 	c.close()
 	if l.chain == c {
+		l.chain = nil
+	}
+}
+
+// end ends the connection, whoever uses it.
+func (l *login) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.chain != nil {
+		l.chain.close()
 		l.chain = nil
 	}
 }

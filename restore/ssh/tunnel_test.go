@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -32,6 +33,7 @@ func TestTunnel(t *testing.T) {
 	}()
 	logins := func() int { s.mu.Lock(); defer s.mu.Unlock(); return len(s.conns) }
 	tunnel := NewTunnel(Options{})
+	defer tunnel.Close()
 	dial := func(machine, addr string) net.Conn {
 		t.Helper()
 		conn, err := tunnel.Dial(t.Context(), addr, "ssh://"+machine)
@@ -68,6 +70,19 @@ func TestTunnel(t *testing.T) {
 	if n := logins(); n != 2 {
 		t.Errorf("%d logins after the first was lost", n)
 	}
+	// One who does not answer holds up nobody else.
+	ctx, cancel := context.WithCancel(t.Context())
+	waited := make(chan error, 1)
+	go func() {
+		_, err := tunnel.Dial(ctx, "silent.invalid:1", "ssh://machine")
+		waited <- err
+	}()
+	until(t, "the question for who does not answer", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.silent == 1 })
+	dial("machine", inside).Close()
+	cancel()
+	if err := <-waited; err == nil {
+		t.Error("who does not answer is connected to")
+	}
 	l.Close()
 	if _, err := tunnel.Dial(t.Context(), inside, "ssh://machine"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("nothing listens on the machine: %v", err)
@@ -86,6 +101,7 @@ func TestTunnelWays(t *testing.T) {
 	}
 	c.file("config", config+"Host gone\n  HostName 127.0.0.1\n  Port 1\n  ProxyJump "+gate.addr+"\nHost here\n  HostName 127.0.0.1\n")
 	tunnel := NewTunnel(Options{})
+	defer tunnel.Close()
 	for url, behind := range map[string]bool{"ssh://first": true, "ssh://here": false, "no URL": false} {
 		if tunnel.Leads(url) != behind {
 			t.Errorf("%s is reached through others: %v", url, !behind)
