@@ -85,7 +85,7 @@ func once(ctx context.Context, request func() error) error {
 // RaiseAlarm raises an alarm as if the member had found a reason for it.
 func (c *Cluster) RaiseAlarm(t testing.TB, m *Member, alarm pb.AlarmType) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	id := m.ID(t)
 	alarms := pb.NewMaintenanceClient(c.Client(t).ActiveConnection())

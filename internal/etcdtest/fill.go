@@ -108,13 +108,9 @@ func MustFill(t testing.TB, client *clientv3.Client, opt FillOptions) {
 // Put puts one key and returns the revision.
 func Put(t testing.TB, client *clientv3.Client, key, value string, opts ...clientv3.OpOption) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	var resp *clientv3.PutResponse
-	err := Retried(ctx, func() (err error) {
-		resp, err = client.Put(ctx, key, value, opts...)
-		return err
-	})
+	resp, err := answered(ctx, func() (*clientv3.PutResponse, error) { return client.Put(ctx, key, value, opts...) })
 	if err != nil {
 		t.Fatalf("put %s: %v", key, err)
 	}
@@ -124,13 +120,9 @@ func Put(t testing.TB, client *clientv3.Client, key, value string, opts ...clien
 // Delete deletes one key and returns the revision.
 func Delete(t testing.TB, client *clientv3.Client, key string, opts ...clientv3.OpOption) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	var resp *clientv3.DeleteResponse
-	err := Retried(ctx, func() (err error) {
-		resp, err = client.Delete(ctx, key, opts...)
-		return err
-	})
+	resp, err := answered(ctx, func() (*clientv3.DeleteResponse, error) { return client.Delete(ctx, key, opts...) })
 	if err != nil {
 		t.Fatalf("delete %s: %v", key, err)
 	}
@@ -141,13 +133,9 @@ func Delete(t testing.TB, client *clientv3.Client, key string, opts ...clientv3.
 // keeps it alive.
 func Lease(t testing.TB, client *clientv3.Client, ttl time.Duration, keys ...string) clientv3.LeaseID {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	var lease *clientv3.LeaseGrantResponse
-	err := Retried(ctx, func() (err error) {
-		lease, err = client.Grant(ctx, int64(ttl/time.Second))
-		return err
-	})
+	lease, err := answered(ctx, func() (*clientv3.LeaseGrantResponse, error) { return client.Grant(ctx, int64(ttl/time.Second)) })
 	if err != nil {
 		t.Fatalf("grant a lease of %v: %v", ttl, err)
 	}
@@ -160,13 +148,9 @@ func Lease(t testing.TB, client *clientv3.Client, ttl time.Duration, keys ...str
 // Revision is the cluster's current revision, by a linearizable read.
 func Revision(t testing.TB, client *clientv3.Client) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	var resp *clientv3.GetResponse
-	err := Retried(ctx, func() (err error) {
-		resp, err = client.Get(ctx, "\x00")
-		return err
-	})
+	resp, err := answered(ctx, func() (*clientv3.GetResponse, error) { return client.Get(ctx, "\x00") })
 	if err != nil {
 		t.Fatalf("read the current revision: %v", err)
 	}

@@ -27,6 +27,18 @@ func Retried(ctx context.Context, request func() error) error {
 	}
 }
 
+// patience is how long the helpers of tests ask, on a machine that does much else.
+const patience = 2 * time.Minute
+
+// answered is [Retried] for a request with an answer.
+func answered[T any](ctx context.Context, request func() (T, error)) (answer T, err error) {
+	err = Retried(ctx, func() (err error) {
+		answer, err = request()
+		return err
+	})
+	return answer, err
+}
+
 // Unavailable says whether the cluster could not answer now, but may when asked again.
 func Unavailable(err error) bool {
 	var answer rpctypes.EtcdError

@@ -42,10 +42,8 @@ func RowsAt(t testing.TB, client *clientv3.Client, rev int64) []Row {
 	defer cancel()
 	var rows []Row
 	for from := "\x00"; ; {
-		var resp *clientv3.GetResponse
-		err := Retried(ctx, func() (err error) {
-			resp, err = client.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithLimit(500), clientv3.WithRev(rev))
-			return err
+		resp, err := answered(ctx, func() (*clientv3.GetResponse, error) {
+			return client.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithLimit(500), clientv3.WithRev(rev))
 		})
 		if err != nil {
 			t.Fatalf("read the keys from %q at revision %d: %v", from, rev, err)
@@ -69,21 +67,13 @@ func Leases(t testing.TB, client *clientv3.Client) map[clientv3.LeaseID]int64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var resp *clientv3.LeaseLeasesResponse
-	err := Retried(ctx, func() (err error) {
-		resp, err = client.Leases(ctx)
-		return err
-	})
+	resp, err := answered(ctx, func() (*clientv3.LeaseLeasesResponse, error) { return client.Leases(ctx) })
 	if err != nil {
 		t.Fatalf("list the leases: %v", err)
 	}
 	ttls := map[clientv3.LeaseID]int64{}
 	for _, l := range resp.Leases {
-		var ttl *clientv3.LeaseTimeToLiveResponse
-		err := Retried(ctx, func() (err error) {
-			ttl, err = client.TimeToLive(ctx, l.ID)
-			return err
-		})
+		ttl, err := answered(ctx, func() (*clientv3.LeaseTimeToLiveResponse, error) { return client.TimeToLive(ctx, l.ID) })
 		if err != nil {
 			t.Fatalf("ask for lease %x: %v", l.ID, err)
 		}
