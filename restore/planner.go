@@ -271,7 +271,11 @@ func (p Plan) Text() string {
 	}
 	fmt.Fprintf(&b, "%s of cluster %s, run %s\n", p.Kind, p.Cluster, p.Run)
 	if p.Elsewhere != "" {
-		line("elsewhere", "a cluster of its own, from %s of %s", map[bool]string{true: "what is left", false: "the backups"}[p.Source.Kind == "survivor"], p.Elsewhere)
+		what := "the backups"
+		if p.Source.Kind == "survivor" {
+			what = "what is left"
+		}
+		line("elsewhere", "a cluster of its own, from %s of %s", what, p.Elsewhere)
 	}
 	if p.Replace != nil {
 		p.replaceText(line)

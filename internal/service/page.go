@@ -7,7 +7,6 @@ import (
 	"html/template"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -68,8 +67,11 @@ func since(d time.Duration) string {
 
 // brief is a duration as a person reads it.
 func brief(d time.Duration) string {
-	if d < time.Minute {
-		return strconv.FormatFloat(d.Seconds(), 'f', map[bool]int{true: 1}[d < 10*time.Second], 64) + " s"
+	switch {
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.0f s", d.Seconds())
 	}
 	return catalog.Age(d)
 }
