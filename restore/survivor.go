@@ -76,9 +76,10 @@ func (l RaftLog) compare(o RaftLog) int {
 // log is how far the log of a survivor in the table goes.
 func (c Candidate) log() RaftLog { return RaftLog{Term: c.Term, Index: c.Index} }
 
-// most is the highest revision that the survivor can have: each entry in its log that its database lacks makes one at most.
+// most is the highest revision that the survivor can have: each entry in its log that its database lacks makes one at most. A database
+// that was never written out since its member was made stands at index 0.
 func (s survivor) most() int64 {
-	if s.log.DBIndex == 0 {
+	if s.revision == 0 { // its database was not read
 		return math.MaxInt64
 	}
 	return s.revision + int64(s.log.Index-min(s.log.Index, s.log.DBIndex))
