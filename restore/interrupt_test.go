@@ -129,8 +129,9 @@ func (b *bed) sane(t *testing.T) {
 	t.Helper()
 	run := ""
 	for name, s := range b.places("") {
-		if s.Place == restore.PlaceUnknown || s.Place == restore.PlaceHalf {
-			t.Errorf("%s: %s %s", name, s.Place, s.Detail)
+		// Members are exchanged side by side: the end of the process may have cut one's exchange off, and nobody can start that one.
+		if s.Place == restore.PlaceUnknown || s.Place == restore.PlaceHalf && !s.Inhibited {
+			t.Errorf("%s: %s %s, inhibited %v", name, s.Place, s.Detail, s.Inhibited)
 		}
 		if !s.Exists {
 			t.Errorf("%s is empty", name)
