@@ -17,6 +17,7 @@ import (
 
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/agents/agentstest"
+	"github.com/requorum/requorum/internal/etcdtest"
 )
 
 // lab is a Patroni cluster that answers as the real one does: agents with a
@@ -93,11 +94,13 @@ func (l *lab) add(name, version string) *node {
 		name: name, version: version, role: "replica", state: "running", timeline: 3, lsn: 0x3000000,
 		writes: true, sees: true, seen: l.start.Unix(), systemID: sysID, scope: "main",
 	}
-	n.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	listener := etcdtest.Listen(l.t)
+	n.server = &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		n.answer(w, r)
-	}))
+	})}}
+	n.server.Start()
 	l.t.Cleanup(n.server.Close)
 	return n
 }

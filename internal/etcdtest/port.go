@@ -30,6 +30,17 @@ func FreePort(t testing.TB) int {
 	return port
 }
 
+// Listen listens on a port that FreePort reserves: after the listener was closed, no other test answers in its place.
+func Listen(t testing.TB) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", FreePort(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
 func reservePort() (port int, release func(), err error) {
 	cache, err := CacheDir()
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -323,12 +322,7 @@ func TestOtherVersion(t *testing.T) {
 // TestUnreachable shows that a machine that was never reached is an error at once.
 func TestUnreachable(t *testing.T) {
 	c := newClient(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", etcdtest.FreePort(t))
 	_, h := c.open(addr, nil)
 	var lost *LostError
 	if _, err := h.Inspect(t.Context(), restore.InspectRequest{}); !errors.As(err, &lost) || !strings.Contains(err.Error(), "ssh://tester@"+addr) {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/requorum/requorum/internal/etcdtest"
 )
 
 // TestTunnel connects to what only the machine at the end of the jumps can reach, and to what can be reached from here.
@@ -17,11 +19,7 @@ func TestTunnel(t *testing.T) {
 	s.name = "inside.invalid"
 	c.knows(gate, s)
 	c.file("config", "Host 127.0.0.1\n  User tester\nHost machine\n  User tester\n  HostName 127.0.0.1\n  Port "+s.addr[strings.LastIndex(s.addr, ":")+1:]+"\n  ProxyJump "+gate.addr+"\nHost away\n  ProxyJump unknown.invalid\n")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := etcdtest.Listen(t)
 	go func() {
 		for {
 			conn, err := l.Accept()

@@ -16,6 +16,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/storage"
 	"github.com/requorum/requorum/storage/storagetest"
 )
@@ -158,9 +159,7 @@ func TestClassify(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	server := httptest.NewServer(http.NotFoundHandler())
-	closed := server.URL
-	server.Close()
+	closed := fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))
 	for _, endpoint := range []string{closed, "http://nowhere.invalid"} {
 		s := adjusted(t, Options{Bucket: "b", Endpoint: endpoint, PathStyle: true, AccessKeyID: "a", SecretAccessKey: "s"})
 		for op, call := range operations {
