@@ -190,8 +190,8 @@ func (x *execution) take(ctx context.Context, step *Step) error {
 	}
 	x.Progress.Start(string(step.Kind), 0)
 	detail, err := x.do(ctx, step)
-	switch step.Kind {
-	case StepStage, StepJoin, StepExchange, StepAllow, StepStart, StepRevert, StepDiscard:
+	switch step.Kind { // after StepStage members are stopped, after which they are looked at
+	case StepJoin, StepExchange, StepAllow, StepStart, StepRevert, StepDiscard:
 		x.states = nil
 	}
 	step.Seconds += x.Now().Sub(begun).Seconds()

@@ -3,11 +3,13 @@ package member
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"golang.org/x/sync/errgroup"
 )
 
 // RunChild is the first statement of main and of every TestMain in a program that calls Start or HashOf. In the child it is the server and
@@ -33,12 +35,16 @@ func obey(in io.Reader, out io.Writer) error {
 	if first.Start == nil {
 		return fmt.Errorf("the first command is %+v, not to start", first)
 	}
-	e, err := start(context.Background(), *first.Start)
+	e, err := open(*first.Start)
 	if err != nil {
 		return answers.Encode(answer{Error: err.Error()})
 	}
 	defer e.Close()
-	if err := answers.Encode(answer{}); err != nil {
+	var a answer
+	if err := serve(e, first, &a); err != nil {
+		a.Error = err.Error()
+	}
+	if err := answers.Encode(a); err != nil || a.Error != "" {
 		return err
 	}
 	obeyed := make(chan error, 1)
@@ -50,6 +56,20 @@ func obey(in io.Reader, out io.Writer) error {
 	case err = <-ended:
 	}
 	return err
+}
+
+// serve waits until the server serves. What it is to be looked at for is looked at meanwhile: it has read its database, and nothing of that
+// changes while a cluster of one elects.
+func serve(e *embed.Etcd, first command, a *answer) error {
+	var g errgroup.Group
+	if first.Look != nil {
+		g.Go(func() error {
+			s, err := look(context.Background(), e, *first.Look)
+			a.Served = &s
+			return err
+		})
+	}
+	return errors.Join(ready(context.Background(), e), g.Wait())
 }
 
 // carryOut answers commands until told to stop, or until the parent is gone.

@@ -24,7 +24,7 @@ const (
 
 type command struct {
 	Start *Options `json:"start,omitempty"`
-	Look  *int64   `json:"look,omitempty"` // at this revision
+	Look  *int64   `json:"look,omitempty"` // at this revision; with Start, while a cluster of one elects
 	Stop  bool     `json:"stop,omitempty"`
 }
 
@@ -52,15 +52,21 @@ type Process struct {
 // at the same time. If ctx ends before, or the server does not come up, nothing is left
 // running, and the error holds the end of its log. Whoever starts a server stops it; when this process dies, the server does too.
 func Start(ctx context.Context, o Options) (*Process, error) {
+	p, _, err := begin(ctx, o, nil)
+	return p, err
+}
+
+// begin starts a server, and looks at it at a revision if one is given.
+func begin(ctx context.Context, o Options, revision *int64) (*Process, *Served, error) {
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
-		p, err := launch(ctx, o)
+		p, served, err := launch(ctx, o, revision)
 		if err == nil || attempt == attempts || !passing(err, o) {
-			return p, err
+			return p, served, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, err
+			return nil, nil, err
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -73,23 +79,24 @@ func passing(err error, o Options) bool {
 	return ours && strings.Contains(err.Error(), "address already in use") || strings.Contains(err.Error(), "file already locked")
 }
 
-func launch(ctx context.Context, o Options) (*Process, error) {
+func launch(ctx context.Context, o Options, revision *int64) (*Process, *Served, error) {
 	if os.Getenv(childVariable) != "" {
-		return nil, fmt.Errorf("start etcd member %s: this is a child itself: main must begin with member.RunChild", o.Name)
+		return nil, nil, fmt.Errorf("start etcd member %s: this is a child itself: main must begin with member.RunChild", o.Name)
 	}
 	o, err := o.withDefaults()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p := &Process{options: o, done: make(chan struct{}), wantedCh: make(chan struct{})}
 	if err := p.spawn(); err != nil {
-		return nil, fmt.Errorf("start etcd member %s: %w", o.Name, err)
+		return nil, nil, fmt.Errorf("start etcd member %s: %w", o.Name, err)
 	}
-	if _, err := p.ask(ctx, command{Start: &o}); err != nil {
+	a, err := p.ask(ctx, command{Start: &o, Look: revision})
+	if err != nil {
 		p.Kill()
-		return nil, fmt.Errorf("start etcd member %s: %w", o.Name, err)
+		return nil, nil, fmt.Errorf("start etcd member %s: %w", o.Name, err)
 	}
-	return p, nil
+	return p, a.Served, nil
 }
 
 // spawn starts the child process.
@@ -204,17 +211,11 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Hash asks the server for HashKV at a revision, 0 for the current one, without credentials. When ctx ends before the answer,
 // the server is killed.
 func (p *Process) Hash(ctx context.Context, revision int64) (Hash, error) {
-	s, err := p.Look(ctx, revision)
-	return s.Hash, err
-}
-
-// Look is Hash with more of what the server has to say.
-func (p *Process) Look(ctx context.Context, revision int64) (Served, error) {
 	a, err := p.ask(ctx, command{Look: &revision})
 	if err != nil {
-		return Served{}, err
+		return Hash{}, err
 	}
-	return *a.Served, nil
+	return a.Served.Hash, nil
 }
 
 // Stop ends the server in order, and kills it when ctx ends first. A process that has ended already is no error.
@@ -286,10 +287,10 @@ func (p *Process) logTail() string {
 // run; asks it for HashKV and more at a revision (0: the current one), and kills it. The server listens to nobody and needs no
 // credentials. It changes the directory and does not sync it: give it a copy. Its log stands beside the directory.
 func HashOf(ctx context.Context, dataDir string, revision int64) (Served, error) {
-	p, err := Start(ctx, alone(dataDir))
+	p, served, err := begin(ctx, alone(dataDir), &revision)
 	if err != nil {
 		return Served{}, err
 	}
-	defer p.Kill()
-	return p.Look(ctx, revision)
+	p.Kill()
+	return *served, nil
 }

@@ -17,35 +17,38 @@ func Serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	e, err := start(ctx, o)
-	if err != nil {
-		return err
+	e, err := open(o)
+	if err == nil {
+		defer e.Close()
+		err = ready(ctx, e)
 	}
-	defer e.Close()
+	if err != nil {
+		return fmt.Errorf("start etcd member %s: %w", o.Name, err)
+	}
 	return wait(ctx, e, o)
 }
 
-// start returns when the server serves.
-func start(ctx context.Context, o Options) (*embed.Etcd, error) {
+// open starts a server, which has read its database when open returns. Whoever starts it closes it.
+func open(o Options) (*embed.Etcd, error) {
 	c, err := o.config()
 	if err != nil {
-		return nil, fmt.Errorf("etcd member %s: %w", o.Name, err)
+		return nil, err
 	}
-	e, err := embed.StartEtcd(c)
-	if err != nil {
-		return nil, fmt.Errorf("start etcd member %s: %w", o.Name, err)
-	}
+	return embed.StartEtcd(c)
+}
+
+// ready returns when the server serves.
+func ready(ctx context.Context, e *embed.Etcd) error {
 	select {
 	case <-e.Server.ReadyNotify():
-		return e, nil
+		return nil
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		return context.Cause(ctx)
 	case <-e.Server.StopNotify():
-		err = errors.New("it stopped by itself")
-	case err = <-e.Err():
+		return errors.New("it stopped by itself")
+	case err := <-e.Err():
+		return err
 	}
-	e.Close()
-	return nil, fmt.Errorf("start etcd member %s: %w", o.Name, err)
 }
 
 // wait returns when the server ends or ctx does, the latter without an error.
