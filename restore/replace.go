@@ -371,6 +371,7 @@ func (x *execution) promote(ctx context.Context) (string, error) {
 	moved := x.Now()
 	var at, seen progressOf
 	var looked time.Time
+	looks := map[string]look{}
 	for {
 		_, members, err := c.CurrentMembers(ctx)
 		if err == nil {
@@ -398,6 +399,9 @@ func (x *execution) promote(ctx context.Context) (string, error) {
 			}
 			if s.Err != nil && x.Now().Sub(looked) > lookAgain { // a learner checks no passwords, and none says how much of a snapshot has arrived
 				looked = x.Now()
+				if err := x.ended(ctx, x.targets(), statuses, looks); err != nil {
+					return "", err
+				}
 				if st, err := target.On.Inspect(ctx, InspectRequest{Member: target.Member, Run: x.plan.Run, Deep: true}); err == nil && !st.Stopped() {
 					seen.free, seen.written = st.FreeBytes, st.LastWrite
 				}
