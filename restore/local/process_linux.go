@@ -4,11 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -281,57 +279,4 @@ func listening(ctx context.Context, urls ...string) ([]restore.Port, error) {
 		ports = append(ports, found)
 	}
 	return ports, nil
-}
-
-// A listener is a socket that connections can be made to.
-type listener struct {
-	ip     net.IP
-	port   int
-	socket string // as links in /proc/PID/fd name it
-}
-
-func listeners() (all []listener, err error) {
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		f, err := os.Open(table)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for s := bufio.NewScanner(f); s.Scan(); {
-			fields := strings.Fields(s.Text())
-			if len(fields) < 10 || fields[0] == "sl" {
-				continue
-			}
-			if fields[3] != "0A" { // LISTEN: they come first, and the rest takes the kernel long to find
-				break
-			}
-			if ip, port, ok := parseAddr(fields[1]); ok {
-				all = append(all, listener{ip, port, "socket:[" + fields[9] + "]"})
-			}
-		}
-		f.Close()
-	}
-	return all, nil
-}
-
-// parseAddr reads an address of /proc/net/tcp: hex, in 32-bit words of the machine's byte order.
-func parseAddr(s string) (net.IP, int, bool) {
-	host, portHex, ok := strings.Cut(s, ":")
-	port, err := strconv.ParseUint(portHex, 16, 16)
-	raw, herr := hex.DecodeString(host)
-	if !ok || err != nil || herr != nil || (len(raw) != 4 && len(raw) != 16) {
-		return nil, 0, false
-	}
-	ip := make(net.IP, len(raw))
-	for i := 0; i < len(raw); i += 4 {
-		word := raw[i : i+4]
-		if littleEndian() {
-			ip[i], ip[i+1], ip[i+2], ip[i+3] = word[3], word[2], word[1], word[0]
-		} else {
-			copy(ip[i:], word)
-		}
-	}
-	return ip, int(port), true
 }
