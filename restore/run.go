@@ -328,23 +328,38 @@ func (x *execution) see(ctx context.Context) error {
 	return nil
 }
 
-// lockAll takes every member's lock, in the order of names so that two runs never hold half each.
+// lockAll takes every member's lock: the first by name alone, so that of two runs one gets all and the other none, then the others at once.
 func (x *execution) lockAll(ctx context.Context) error {
 	targets := x.targets()
 	slices.SortFunc(targets, func(a, b Placed) int { return strings.Compare(a.Name, b.Name) })
-	for i, m := range targets {
-		req := x.request(ActLock, m)
-		req.Plan, req.TakeOver = x.plan, x.TakeOver
-		if err := m.On.Apply(ctx, req); err != nil {
-			x.releaseLocks(ctx, targets[:i])
+	var mu sync.Mutex
+	var held []Placed
+	lock := func(members []Placed) error {
+		return each(ctx, members, func(ctx context.Context, _ int, m Placed) error {
+			req := x.request(ActLock, m)
+			req.Plan, req.TakeOver = x.plan, x.TakeOver
+			err := m.On.Apply(ctx, req)
 			var h *HostError
 			if errors.As(err, &h) && h.Code == HostLocked && h.Lock != nil {
 				return &LockedError{Member: m.Name, Lock: *h.Lock, Age: x.Now().Sub(h.Lock.Heartbeat), Dead: h.Dead}
 			}
+			if err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				held = append(held, m)
+			}
 			return err
-		}
+		})
 	}
-	return nil
+	first := min(1, len(targets))
+	err := lock(targets[:first])
+	if err == nil {
+		err = lock(targets[first:])
+	}
+	if err != nil {
+		x.releaseLocks(ctx, held)
+	}
+	return err
 }
 
 func (x *execution) request(a Action, m Placed) ApplyRequest {
