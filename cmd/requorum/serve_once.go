@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,33 +12,33 @@ import (
 	"github.com/requorum/requorum/internal/member"
 )
 
-// serveOnce starts an etcd of one member on a copy of a database, asks it what it
+// serveOnce starts an etcd of one member on a copy of a database, tells what it
 // makes of that at a revision (0: the current one), and removes the copy. The
 // server listens to nobody. dir holds the copy meanwhile.
-func serveOnce(ctx context.Context, dir string, db io.Reader, revision int64) (member.Served, error) {
+func serveOnce(ctx context.Context, dir string, db io.Reader, revision int64, tell func(member.Served)) (err error) {
 	tmp, err := os.MkdirTemp(dir, "trial-")
 	if err != nil {
-		return member.Served{}, fmt.Errorf("a directory to start etcd in: %w", err)
+		return fmt.Errorf("a directory to start etcd in: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	data := filepath.Join(tmp, "data")
 	if err := dbfile.StageAlone(ctx, data, db); err != nil {
-		return member.Served{}, fmt.Errorf("a data dir to start etcd on: %w", err)
+		return fmt.Errorf("a data dir to start etcd on: %w", err)
 	}
 	served, err := member.HashOf(ctx, data, revision)
 	if err != nil {
-		return served, fmt.Errorf("starting etcd on the database: %w", err)
+		return fmt.Errorf("starting etcd on the database: %w", err)
 	}
-	return served, nil
+	tell(served)
+	return nil
 }
 
-// predict is what every member must serve that starts on the prepared database at path.
-func predict(ctx context.Context, path string, revision int64) (dbfile.HashKV, error) {
+// predict tells what every member must serve that starts on the prepared database at path.
+func predict(ctx context.Context, path string, revision int64, tell func(dbfile.HashKV)) error {
 	db, err := os.Open(path)
 	if err != nil {
-		return dbfile.HashKV{}, err
+		return err
 	}
 	defer db.Close()
-	served, err := serveOnce(ctx, filepath.Dir(path), db, revision)
-	return dbfile.HashKV(served.Hash), err
+	return serveOnce(ctx, filepath.Dir(path), db, revision, func(s member.Served) { tell(dbfile.HashKV(s.Hash)) })
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/requorum/requorum/backup"
+	"github.com/requorum/requorum/internal/member"
 	"github.com/requorum/requorum/storage/catalog"
 )
 
@@ -107,12 +108,12 @@ func (a *app) verify(ctx context.Context, from sourceFlags, args []string, all, 
 }
 
 // serveBackup is what an etcd serves that is started on the database of a backup.
-func (t *target) serveBackup(ctx context.Context, db *os.File, m catalog.Manifest) (catalog.HashKV, error) {
+func (t *target) serveBackup(ctx context.Context, db *os.File, m catalog.Manifest) (h catalog.HashKV, err error) {
 	if _, err := db.Seek(0, 0); err != nil {
-		return catalog.HashKV{}, err
+		return h, err
 	}
-	served, err := serveOnce(ctx, string(t.cfg.SpoolDir), db, m.Revision)
-	return catalog.HashKV(served.Hash), err
+	err = serveOnce(ctx, string(t.cfg.SpoolDir), db, m.Revision, func(s member.Served) { h = catalog.HashKV(s.Hash) })
+	return h, err
 }
 
 func (a *app) showVerification(v backup.Verification, err error) {
