@@ -137,8 +137,8 @@ func (s setup) options(meet func(string), say func(string)) (restore.Options, er
 			return cluster.Dial(cluster.Options{Endpoints: endpoints, Username: s.Username, Password: s.Password, DialTimeout: 2 * time.Second})
 		}
 	}
-	o.Predict = func(ctx context.Context, db string, rev int64, tell func(dbfile.HashKV)) error {
-		return predict(ctx, s.Spool, db, rev, tell)
+	o.Predict = func(ctx context.Context, db string, rev int64) (dbfile.HashKV, error) {
+		return predict(ctx, s.Spool, db, rev)
 	}
 	o.Replay = member.Replay
 	if s.Leased != "" {
@@ -158,26 +158,23 @@ type writer func(string)
 
 func (w writer) Write(p []byte) (int, error) { w(strings.TrimSpace(string(p))); return len(p), nil }
 
-func predict(ctx context.Context, spool, db string, rev int64, tell func(dbfile.HashKV)) error {
+func predict(ctx context.Context, spool, db string, rev int64) (dbfile.HashKV, error) {
 	dir, err := os.MkdirTemp(spool, "predict-")
 	if err != nil {
-		return err
+		return dbfile.HashKV{}, err
 	}
 	defer os.RemoveAll(dir)
 	f, err := os.Open(db)
 	if err != nil {
-		return err
+		return dbfile.HashKV{}, err
 	}
 	defer f.Close()
 	data := filepath.Join(dir, "data")
 	if err := dbfile.StageAlone(ctx, data, f); err != nil {
-		return err
+		return dbfile.HashKV{}, err
 	}
 	s, err := member.HashOf(ctx, data, rev)
-	if err == nil {
-		tell(dbfile.HashKV(s.Hash))
-	}
-	return err
+	return dbfile.HashKV(s.Hash), err
 }
 
 const setupVariable = "REQUORUM_RESTORE_TEST"

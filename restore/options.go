@@ -45,9 +45,9 @@ type Options struct {
 	Credentials Credentials
 	// TLSProblems are what is wrong with the TLS files that Connect uses, found by whoever read them.
 	TLSProblems []string
-	// Predict starts an etcd once, in a child process, on a copy of a prepared database and tells the HashKV that it computes at
-	// revision rev, as soon as that is known; nothing of it is left when it returns. It must not change the file. Needed.
-	Predict func(ctx context.Context, db string, rev int64, tell func(dbfile.HashKV)) error
+	// Predict starts an etcd once, in a child process, on a copy of a prepared database and returns the HashKV that it computes at
+	// revision rev. It must not change the file.
+	Predict func(ctx context.Context, db string, rev int64) (dbfile.HashKV, error) // needed
 	// Replay starts an etcd once, in a child process, on a data dir that dbfile.StageRecovery made, and stops it in order when it has
 	// applied its whole raft log. Without it only what is stored is restored, not what members still hold; a rollback needs it.
 	Replay func(ctx context.Context, dataDir string) error

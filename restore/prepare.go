@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,8 +45,7 @@ func (p *prepared) close() {
 // A prediction is being made, or was, of what the prepared database serves. It takes its time, in which the members are staged.
 type prediction struct {
 	cancel context.CancelFunc
-	known  chan struct{} // closed when hash or err is set
-	done   chan struct{} // closed when nothing of it is left
+	done   chan struct{} // closed when hash and err are set
 	hash   dbfile.HashKV
 	err    error
 }
@@ -55,23 +53,13 @@ type prediction struct {
 // predict begins the prediction.
 func (r *Restorer) predict(ctx context.Context, p *prepared, revision int64) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &prediction{cancel: cancel, known: make(chan struct{}), done: make(chan struct{})}
+	w := &prediction{cancel: cancel, done: make(chan struct{})}
 	p.prediction = w
 	r.Progress.Start("predict", 0)
 	go func() {
 		defer close(w.done)
-		told := false
-		err := r.Predict(ctx, p.path, revision, func(h dbfile.HashKV) {
-			w.hash, told = h, true
-			r.Progress.Done("predict", fmt.Sprintf("hash %08x", h.Hash))
-			close(w.known)
-		})
-		switch {
-		case !told:
-			w.err = cmp.Or(err, errors.New("it has told no hash"))
-			close(w.known)
-		case err != nil:
-			r.Log.Warn("remove what the prediction was made with", "error", err)
+		if w.hash, w.err = r.Predict(ctx, p.path, revision); w.err == nil {
+			r.Progress.Done("predict", fmt.Sprintf("hash %08x", w.hash.Hash))
 		}
 	}()
 }
@@ -84,7 +72,7 @@ func (r *Restorer) awaitPrediction(ctx context.Context, plan *Plan, p *prepared)
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-p.prediction.known:
+	case <-p.prediction.done:
 	}
 	hash, err := p.prediction.hash, p.prediction.err
 	if err != nil {

@@ -156,10 +156,7 @@ func (x *execution) execute(ctx context.Context) (Report, error) {
 	beats.Go(func() { x.beat(ctx, cancel) })
 	defer beats.Wait()
 	defer cancel(nil)
-	var held sync.WaitGroup
-	held.Go(func() { x.hold(ctx) })
-	_ = x.see(ctx) // meanwhile; the first step looks again if this fails
-	held.Wait()
+	x.hold(ctx)
 
 	for i := range x.plan.Steps {
 		step := &x.plan.Steps[i]

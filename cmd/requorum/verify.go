@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/requorum/requorum/backup"
-	"github.com/requorum/requorum/internal/member"
 	"github.com/requorum/requorum/storage/catalog"
 )
 
@@ -108,12 +107,12 @@ func (a *app) verify(ctx context.Context, from sourceFlags, args []string, all, 
 }
 
 // serveBackup is what an etcd serves that is started on the database of a backup.
-func (t *target) serveBackup(ctx context.Context, db *os.File, m catalog.Manifest) (h catalog.HashKV, err error) {
+func (t *target) serveBackup(ctx context.Context, db *os.File, m catalog.Manifest) (catalog.HashKV, error) {
 	if _, err := db.Seek(0, 0); err != nil {
-		return h, err
+		return catalog.HashKV{}, err
 	}
-	err = serveOnce(ctx, string(t.cfg.SpoolDir), db, m.Revision, func(s member.Served) { h = catalog.HashKV(s.Hash) })
-	return h, err
+	served, err := serveOnce(ctx, string(t.cfg.SpoolDir), db, m.Revision)
+	return catalog.HashKV(served.Hash), err
 }
 
 func (a *app) showVerification(v backup.Verification, err error) {
