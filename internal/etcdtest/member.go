@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -59,11 +60,16 @@ func (m *Member) end(t testing.TB, sig syscall.Signal) {
 	}
 }
 
-// Pause stops the member's execution with SIGSTOP; its connections stay open and silent.
+// Pause stops the member's execution with SIGSTOP and returns when every thread of it has stopped; its connections stay open and silent.
 func (m *Member) Pause(t testing.TB) {
 	t.Helper()
 	if err := m.process.signal(syscall.SIGSTOP); err != nil {
 		t.Fatalf("pause %s: %v", m.Name, err)
+	}
+	for end := time.Now().Add(patience); !stopped(m.process.pid()); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("pause %s: it runs on", m.Name)
+		}
 	}
 }
 
