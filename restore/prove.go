@@ -127,24 +127,31 @@ func (x *execution) ended(ctx context.Context, targets []Placed, statuses []clus
 			delete(looks, m.Name)
 			continue
 		}
-		before, known := looks[m.Name]
-		now := look{exits: s.Exits}
-		if s.Stopped() {
-			now.stopped = before.stopped + 1
+		if err := endedBy(m, s, looks); err != nil {
+			return err
 		}
-		looks[m.Name] = now
-		again := known && s.Exits >= EndsAgain && s.Exits > before.exits // it may have come up at last, and not have said so yet
-		if now.stopped < endedLooks && !again {
-			continue
-		}
-		said := ""
-		if s.StatusOutput != "" {
-			said = ": " + s.StatusOutput
-		}
-		return &HostError{Code: HostCommand, Member: m.Name, What: fmt.Sprintf("its etcd was started%s, and has ended again%s", onHost(m.Host), said),
-			Advice: "its own log there says why; mend that and run the same command again"}
 	}
 	return nil
+}
+
+// endedBy is ended by what the host of one member that does not answer shows now.
+func endedBy(m Placed, s State, looks map[string]look) error {
+	before, known := looks[m.Name]
+	now := look{exits: s.Exits}
+	if s.Stopped() {
+		now.stopped = before.stopped + 1
+	}
+	looks[m.Name] = now
+	again := known && s.Exits >= EndsAgain && s.Exits > before.exits // it may have come up at last, and not have said so yet
+	if now.stopped < endedLooks && !again {
+		return nil
+	}
+	said := ""
+	if s.StatusOutput != "" {
+		said = ": " + s.StatusOutput
+	}
+	return &HostError{Code: HostCommand, Member: m.Name, What: fmt.Sprintf("its etcd was started%s, and has ended again%s", onHost(m.Host), said),
+		Advice: "its own log there says why; mend that and run the same command again"}
 }
 
 // judge says what a member still lacks, and as an error what waiting does not mend.

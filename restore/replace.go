@@ -394,17 +394,25 @@ func (x *execution) promote(ctx context.Context) (string, error) {
 		}
 		for _, s := range statuses {
 			seen.applied, seen.size = s.RaftAppliedIndex, s.DBSize
-			if s.Err != nil {
-				waiting = errors.Join(waiting, s.Err)
+			if s.Err == nil {
+				clear(looks)
+				continue
 			}
-			if s.Err != nil && x.Now().Sub(looked) > lookAgain { // a learner checks no passwords, and none says how much of a snapshot has arrived
-				looked = x.Now()
-				if err := x.ended(ctx, x.targets(), statuses, looks); err != nil {
-					return "", err
-				}
-				if st, err := target.On.Inspect(ctx, InspectRequest{Member: target.Member, Run: x.plan.Run, Deep: true}); err == nil && !st.Stopped() {
-					seen.free, seen.written = st.FreeBytes, st.LastWrite
-				}
+			waiting = errors.Join(waiting, s.Err)
+			if x.Now().Sub(looked) <= lookAgain {
+				continue
+			}
+			looked = x.Now() // at its disk: a learner checks no passwords, and none says how much of a snapshot has arrived
+			st, err := target.On.Inspect(ctx, InspectRequest{Member: target.Member, Run: x.plan.Run, Deep: true})
+			if err != nil {
+				clear(looks)
+				continue
+			}
+			if err := endedBy(target, st, looks); err != nil {
+				return "", err
+			}
+			if !st.Stopped() {
+				seen.free, seen.written = st.FreeBytes, st.LastWrite
 			}
 		}
 		if seen != at {
