@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -98,6 +99,9 @@ func (s *site) killed(stage string, args ...string) {
 		c, point := s.haltAfter(stage, args...)
 		c.Kill(s.t).Exits(s.t, -1)
 		point.Release()
+	}
+	if err := os.MkdirAll(filepath.Join(s.spool, "trial-1", "data", "member"), 0o700); err != nil { // as it leaves them when its trial start is under way
+		s.t.Fatal(err)
 	}
 	for _, m := range s.Members {
 		if found, _ := filepath.Glob(m.DataDir + "/member/snap/db"); len(found) == 0 {

@@ -172,6 +172,7 @@ func (t *target) restorer(ctx context.Context, f restoreFlags) (*restore.Restore
 	if o.Members, err = t.placed(); err != nil {
 		return nil, err
 	}
+	sweepTrials(o.SpoolDir)
 	return restore.New(o)
 }
 
