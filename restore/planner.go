@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/requorum/requorum/agents"
 	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/storage/catalog"
@@ -99,11 +101,7 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 		return nil, err
 	}
 	begun := r.Now()
-	known, err := r.look(ctx)
-	if err != nil {
-		return nil, err
-	}
-	o, err := r.observe(ctx, "", true)
+	known, o, err := r.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +167,20 @@ func (r *Restorer) planOn(ctx context.Context, plan *Plan, choose func(*known, *
 	}
 	plan.finish(StepPrepare, begun, r.Now())
 	return p, nil
+}
+
+// survey looks at the stores and at the members at once.
+func (r *Restorer) survey(ctx context.Context) (known *known, o *observed, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		known, err = r.look(ctx)
+		return err
+	})
+	group.Go(func() (err error) {
+		o, err = r.observe(ctx, "", true)
+		return err
+	})
+	return known, o, group.Wait()
 }
 
 func (r *Restorer) askable(plan Plan) error {

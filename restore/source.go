@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/requorum/requorum/agents"
@@ -284,9 +285,11 @@ func (r *Restorer) look(ctx context.Context) (*known, error) {
 func (r *Restorer) lookIn(ctx context.Context, repo Repository) (*known, error) {
 	k := &known{}
 	var errs [3]error
-	k.snaps, errs[0] = repo.Snapshots(ctx)
-	k.lines, errs[1] = repo.Lines(ctx)
-	k.runs, errs[2] = repo.Runs(ctx, r.Now().Add(-recordsFor))
+	var listings sync.WaitGroup
+	listings.Go(func() { k.snaps, errs[0] = repo.Snapshots(ctx) })
+	listings.Go(func() { k.lines, errs[1] = repo.Lines(ctx) })
+	listings.Go(func() { k.runs, errs[2] = repo.Runs(ctx, r.Now().Add(-recordsFor)) })
+	listings.Wait()
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
