@@ -258,9 +258,9 @@ func TestRollbackAfterWrites(t *testing.T) {
 		etcdtest.Put(t, s.Client(t), fmt.Sprintf("/data/new%d", i), "of the new cluster")
 	}
 	restored := s.rows()
-	s.run("rollback", "dcs", "--yes", r.Run).Exits(t, command.ExitRefused, "--discard-writes", r.Run)
+	s.run("rollback", "dcs", "--yes", r.Run).Exits(t, command.ExitRefused, `3 revisions written since the cluster was opened: "/data/" (3 written)`, "--discard-writes", r.Run)
 	etcdtest.MustEqual(t, restored, s.rows())
-	s.run("rollback", "dcs", "--dry-run", "--discard-writes").Exits(t, command.ExitOK, "discards")
+	s.run("rollback", "dcs", "--dry-run", "--discard-writes").Exits(t, command.ExitOK, "discards", "/data/")
 	s.run("rollback", "dcs", "--yes", "--discard-writes", r.Run).Exits(t, command.ExitOK, "rollback")
 	etcdtest.MustEqual(t, before, s.rows())
 	s.settled()

@@ -62,7 +62,6 @@ type Plan struct {
 	// the run Of did.
 	Lost     []string  `json:"lost,omitempty"`
 	Discards *Discards `json:"discards,omitempty"` // with a rollback of a started cluster
-	Probed   int64     `json:"probed,omitempty"`   // revisions of the new cluster that the run's own proof wrote
 	Replace  *Replace  `json:"replace,omitempty"`  // with PlanReplace; Members is the one to be replaced
 
 	Steps []Step `json:"steps"`
@@ -159,13 +158,6 @@ type Prepared struct {
 
 // predicted says whether it is known what the database must serve.
 func (p *Prepared) predicted() bool { return p.HashCompactRev != 0 }
-
-// Discards says what a rollback gives up: what clients wrote to the new cluster.
-type Discards struct {
-	Revisions int64  `json:"revisions"`
-	Known     bool   `json:"known"` // false: the new cluster could not be asked
-	Detail    string `json:"detail"`
-}
 
 // CheckStatus is the outcome of a [Check].
 type CheckStatus string

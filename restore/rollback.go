@@ -8,9 +8,6 @@ import (
 	"os"
 	"slices"
 	"time"
-
-	"github.com/requorum/requorum/agents"
-	"github.com/requorum/requorum/storage/catalog"
 )
 
 // Rollback undoes a run, the latest one if run is empty, or goes on with an unfinished rollback. Until a member of the
@@ -167,7 +164,10 @@ func (r *Restorer) restoreBefore(ctx context.Context, of Plan, unfinished bool, 
 	replacing := *r // that the new cluster is healthy is what a rollback of it expects
 	replacing.ReplaceHealthy = r.Cluster
 	p, err := replacing.planOn(ctx, &plan, func(_ *known, o *observed) (*source, error) {
-		plan.Discards = discards(of, o)
+		var err error
+		if plan.Discards, err = r.discards(ctx, of, o); err != nil {
+			return nil, err
+		}
 		src, err := r.bestBefore(ctx, of)
 		if err != nil {
 			return nil, err
@@ -200,33 +200,6 @@ func (x *execution) supersede(ctx context.Context, of Plan) error {
 		x.note("%v", err)
 	}
 	return old.applyAll(ctx, ActUnlock)
-}
-
-// discards counts what the new cluster has beyond what it was opened with and what the run's own proof wrote.
-func discards(of Plan, o *observed) *Discards {
-	d := &Discards{}
-	for _, s := range o.statuses {
-		if s.Err == nil && of.Prepared != nil && hexID(s.ClusterID) == of.Prepared.ClusterID {
-			d.Known = true
-			d.Revisions = max(d.Revisions, s.Revision-of.Prepared.Revision-of.Probed)
-		}
-	}
-	d.Detail = catalog.Count(d.Revisions, "revision") + " written since the cluster was opened"
-	if !d.Known {
-		d.Detail = "how much was written since the cluster was opened is unknown: none of its members answers"
-	}
-	return d
-}
-
-func (r *Restorer) askDiscard(d *Discards, of Plan) error {
-	if r.DiscardWrites || d.Known && d.Revisions == 0 {
-		return nil
-	}
-	return agents.Refusal{
-		What: fmt.Sprintf("rolling back run %s discards what clients wrote to the new cluster: %s", of.Run, d.Detail),
-		Risk: "these writes are lost, registrations that agents made anew among them; agents will register once more",
-		Flag: "--discard-writes",
-	}
 }
 
 // bestBefore is the data that goes farthest among the dirs that a run kept, by the term and index of its raft log. What only the log held is

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/etcdtest"
@@ -141,6 +142,21 @@ func TestEveryVersion(t *testing.T) {
 			at, err := c.Probe(t.Context())
 			if err != nil || at <= revision {
 				t.Errorf("probe: revision %d after %d, %v", at, revision, err)
+			}
+			changed := etcdtest.Revision(t, admin)
+			etcdtest.Put(t, admin, "/changed", "1")
+			etcdtest.Delete(t, admin, "/changed")
+			etcdtest.Put(t, admin, "/later", "1")
+			var changes []string
+			err = c.Changes(t.Context(), usable[2].Endpoint, revision+1, changed+2, func(e *mvccpb.Event) {
+				changes = append(changes, fmt.Sprintf("%s %s %d", e.Type, e.Kv.Key, e.Kv.ModRevision-changed))
+			})
+			if err != nil || !slices.Equal(changes, []string{"PUT /changed 1", "DELETE /changed 2"}) {
+				t.Errorf("changes since the probe began %q, %v", changes, err)
+			}
+			etcdtest.Delete(t, admin, "/later")
+			if err := c.Changes(t.Context(), usable[2].Endpoint, revision-5, changed+2, func(*mvccpb.Event) {}); !errors.Is(err, cluster.ErrCompacted) {
+				t.Errorf("changes of compacted revisions: %v", err)
 			}
 			kvs, err := c.Get(t.Context(), "/fill/")
 			if err != nil || len(kvs) != 2500 {
