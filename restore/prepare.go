@@ -152,7 +152,17 @@ func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepare
 		return fail(fmt.Errorf("spool_dir %s has %s free, twice the database (%s) passes through it: free some, or choose another spool_dir", r.SpoolDir, catalog.Size(free), catalog.Size(src.size)))
 	}
 	r.Progress.Start("fetch", src.size)
-	if err := src.fetch(ctx, f, func(n int64) { r.Progress.Advance("fetch", n) }); err != nil {
+	advance, end := func(int64) {}, func() {}
+	if r.takes(src) { // as soon as it is staged it must be on disk
+		w := dbfile.NewWriting(f)
+		advance, end = w.Advance, w.End
+	}
+	err = src.fetch(ctx, f, func(n int64) {
+		r.Progress.Advance("fetch", n)
+		advance(n)
+	})
+	end()
+	if err != nil {
 		return fail(fmt.Errorf("fetch %s %s: %w", src.Kind, src.ID, err))
 	}
 	r.Progress.Done("fetch", src.Kind+" "+src.ID)
@@ -170,6 +180,12 @@ func (r *Restorer) fetch(ctx context.Context, run string, src *source) (*prepare
 		return fail(fmt.Errorf("close the database in the spool: %w", err))
 	}
 	return &prepared{path: f.Name(), index: report.Index, lock: lock}, report, nil
+}
+
+// takes says whether a member will get the very file that the source is fetched into: one on this machine does, unless a survivor's
+// log is applied to it, which makes another file.
+func (r *Restorer) takes(src *source) bool {
+	return (src.Kind == "store" || src.Kind == "file") && slices.ContainsFunc(r.targets(), func(m Placed) bool { return m.Host == HostLocal })
 }
 
 // decide says what becomes of the leased keys and what the agents want, and writes it into the plan.

@@ -35,7 +35,11 @@ type MemberDir struct {
 // prepared for. Everything is readable for the owner only and synced to disk, directories included, when Stage returns. When it fails
 // or ctx ends, what it made is removed. A db that is an *os.File is copied by the kernel, shared where the file system can.
 func Stage(ctx context.Context, d MemberDir, db io.Reader) error {
-	err := stage(d, func(f *os.File) error { return copyInto(ctx, f, db, startWriting) }, settle)
+	err := stage(d, func(f *os.File) error {
+		w := NewWriting(f)
+		defer w.End()
+		return copyInto(ctx, f, db, w.Advance)
+	}, settle)
 	if err != nil {
 		return fmt.Errorf("stage member %s in %s: %w", d.Name, d.DataDir, err)
 	}
@@ -51,7 +55,7 @@ var aloneMember = Member{Name: "alone", PeerURLs: []string{"http://127.0.0.1:238
 func StageAlone(ctx context.Context, dataDir string, db io.Reader) error {
 	d := MemberDir{DataDir: dataDir, Name: aloneMember.Name, PeerURLs: aloneMember.PeerURLs, InitialCluster: initialCluster([]Member{aloneMember}), Token: "requorum-alone"}
 	err := stage(d, func(f *os.File) error {
-		if err := copyInto(ctx, f, db, func(*os.File, int64, int64) {}); err != nil {
+		if err := copyInto(ctx, f, db, func(int64) {}); err != nil {
 			return err
 		}
 		if err := stripTrailer(f.Name()); err != nil {
@@ -146,15 +150,14 @@ func vacant(dir string) error {
 }
 
 // copyInto copies all of db into f and calls copied after every stretch of it.
-func copyInto(ctx context.Context, f *os.File, db io.Reader, copied func(f *os.File, offset, n int64)) error {
+func copyInto(ctx context.Context, f *os.File, db io.Reader, copied func(n int64)) error {
 	const chunk = 32 << 20
-	for at := int64(0); ; {
+	for {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
 		n, err := io.CopyN(f, db, chunk)
-		copied(f, at, n)
-		at += n
+		copied(n)
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil

@@ -31,6 +31,7 @@ type Options struct {
 	Tick       time.Duration // heartbeat interval; the election timeout is ten times as long. 0: 100 ms
 	QuotaBytes int64         // of the backend. 0: etcd's default, negative: none
 	NoFsync    bool          // for data that may be lost
+	Lazy       bool          // leave what a compaction frees in the file: for a server that ends in a moment
 	LogFile    string        // where the server logs; empty: DataDir with ".log" appended
 }
 
@@ -101,6 +102,9 @@ func (o Options) config() (*embed.Config, error) {
 	c.ElectionMs = 10 * c.TickMs
 	c.QuotaBackendBytes = o.QuotaBytes
 	c.UnsafeNoFsync = o.NoFsync
+	if o.Lazy {
+		c.CompactionSleepInterval = time.Hour // between the first of its batches and the second
+	}
 	c.LogOutputs = []string{o.LogFile}
 	c.EnableGRPCGateway = true
 	return c, nil

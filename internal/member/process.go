@@ -287,7 +287,9 @@ func (p *Process) logTail() string {
 // run; asks it for HashKV and more at a revision (0: the current one), and kills it. The server listens to nobody and needs no
 // credentials. It changes the directory and does not sync it: give it a copy. Its log stands beside the directory.
 func HashOf(ctx context.Context, dataDir string, revision int64) (Served, error) {
-	p, served, err := begin(ctx, alone(dataDir), &revision)
+	o := alone(dataDir)
+	o.Lazy = true
+	p, served, err := begin(ctx, o, &revision)
 	if err != nil {
 		return Served{}, err
 	}
