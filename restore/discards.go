@@ -79,8 +79,12 @@ func (r *Restorer) discards(ctx context.Context, of Plan, o *observed) (*Discard
 		r.Log.Warn("what was written since the cluster was opened cannot be told", "run", of.Run, "error", err)
 	}
 	d.Detail = catalog.Count(d.Revisions, "revision") + " written since the cluster was opened"
-	for i, one := range d.Changes {
-		d.Detail += []string{": ", ", "}[min(i, 1)] + one.String()
+	var where []string
+	for _, one := range d.Changes {
+		where = append(where, one.String())
+	}
+	if len(where) > 0 {
+		d.Detail += ": " + strings.Join(where, ", ")
 	}
 	return d, nil
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 
@@ -154,9 +156,14 @@ func puts(b *testing.B, servers *etcdtest.Cluster, f func()) []time.Duration {
 	return latencies
 }
 
+// put writes until etcd has taken it: while a slow disk syncs a snapshot for more than 7 s, it gives puts up.
 func put(ctx context.Context, client *clientv3.Client, i int, value string) error {
-	_, err := client.Put(ctx, fmt.Sprintf("/bench/%d", i%putKeys), value)
-	return err
+	for {
+		_, err := client.Put(ctx, fmt.Sprintf("/bench/%d", i%putKeys), value)
+		if !errors.Is(err, rpctypes.ErrTimeout) {
+			return err
+		}
+	}
 }
 
 func percentile(sorted []time.Duration, p float64) time.Duration {
