@@ -180,7 +180,8 @@ func (r *Restorer) survey(ctx context.Context) (known *known, o *observed, err e
 		o, err = r.observe(ctx, "", true)
 		return err
 	})
-	return known, o, group.Wait()
+	err = group.Wait()
+	return known, o, err
 }
 
 func (r *Restorer) askable(plan Plan) error {
