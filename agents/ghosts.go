@@ -97,7 +97,7 @@ func Ghosts(kv Reader, configured []Configured, opt Options) (Decision, error) {
 				short = append(short, key)
 			}
 			gone[k.Lease] = true
-			d.Edits = append(d.Edits, Edit{Key: key, Reason: item.reason, Group: directory(key)})
+			d.Edits = append(d.Edits, Edit{Key: key, Reason: item.reason, Group: Directory(key)})
 			removed.add(item)
 		default:
 			staying[k.Lease] = true
@@ -142,7 +142,7 @@ func (d *Decision) ask(kv Reader, configured []Configured, opt Options) (map[str
 		for _, e := range edits {
 			e.Agent = c.Name
 			if e.Group == "" {
-				e.Group = directory(e.Key)
+				e.Group = Directory(e.Key)
 			}
 			if other, taken := decided[e.Key]; taken {
 				if !other.same(e) {

@@ -26,9 +26,9 @@ type Group struct {
 // for a person.
 const manySiblings = 20
 
-// directory is the part of a key up to its last slash, or the whole key when
+// Directory is the part of a key up to its last slash, or the whole key when
 // there is none: the prefix that a person would name it by.
-func directory(key string) string {
+func Directory(key string) string {
 	if i := strings.LastIndexByte(key, '/'); i >= 0 {
 		return key[:i+1]
 	}
@@ -77,7 +77,7 @@ func (g *grouping) add(k leasedKey) {
 		merge(g.named, k.agent+"\x00"+k.group, one)
 		return
 	}
-	one.Prefix = directory(string(k.kv.Key))
+	one.Prefix = Directory(string(k.kv.Key))
 	merge(g.free, one.Prefix, one)
 }
 

@@ -24,7 +24,7 @@ type Discards struct {
 
 // Changed are the changes of keys in one directory.
 type Changed struct {
-	Prefix  string `json:"prefix"`            // up to the last slash of the keys; the whole key if it has none; "" for what is not listed by itself
+	Prefix  string `json:"prefix"`            // their [agents.Directory]; "" for what is not listed by itself
 	Leased  int    `json:"leased,omitempty"`  // written under a lease, as registrations are
 	Plain   int    `json:"plain,omitempty"`   // written without one
 	Deleted int    `json:"deleted,omitempty"` // deleted, or gone with their leases
@@ -104,11 +104,7 @@ func (c *changes) add(e *mvccpb.Event) {
 	if e.Kv.ModRevision != c.last {
 		c.revisions, c.last = c.revisions+1, e.Kv.ModRevision
 	}
-	dir := string(e.Kv.Key)
-	if i := strings.LastIndexByte(dir, '/'); i >= 0 {
-		dir = dir[:i+1]
-	}
-	one := Changed{Prefix: dir}
+	one := Changed{Prefix: agents.Directory(string(e.Kv.Key))}
 	switch {
 	case e.Type == mvccpb.DELETE:
 		one.Deleted++

@@ -8,7 +8,6 @@ const writingPiece = 16 << 20
 // A Writing has the kernel begin to write a file to disk while it still grows, so that the disk works meanwhile and the sync at the
 // end finds little left. It is only a hint: nothing that it does can fail, and nothing that it did may be relied on.
 type Writing struct {
-	file *os.File
 	from int64 // up to where the kernel was told
 	to   int64 // up to where the file was written
 	told chan [2]int64
@@ -17,7 +16,7 @@ type Writing struct {
 
 // NewWriting begins with an empty file. End it before the file is closed.
 func NewWriting(f *os.File) *Writing {
-	w := &Writing{file: f, told: make(chan [2]int64, 1), done: make(chan struct{})}
+	w := &Writing{told: make(chan [2]int64, 1), done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
 		for part := range w.told {
