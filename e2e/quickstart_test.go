@@ -17,6 +17,9 @@ import (
 // The commands of the quickstart do, in their order and as they stand there, what it says of them. Only ports are others, waits are for what
 // they are for, and the ordinary question is answered by a flag.
 func TestQuickstart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd servers")
+	}
 	t.Parallel()
 	needs(t, "bash", "ps", "pkill", "seq")
 	text, err := os.ReadFile("../docs/quickstart.md")
