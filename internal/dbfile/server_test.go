@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/requorum/requorum/internal/dbfile"
@@ -429,7 +430,7 @@ func login(t *testing.T, c *etcdtest.Cluster) (token string) {
 // refusedToken makes sure that a member says at once that it does not know a token: who holds it waits for ever otherwise.
 func refusedToken(t *testing.T, m *etcdtest.Member, token string) {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{m.ClientURL}, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
