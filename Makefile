@@ -53,7 +53,9 @@ check: build fmt vet ## the inner loop: build, gofmt, vet, tests that start no s
 	$(GO) test -short -timeout 5m ./...
 
 test: packages servers build fmt vet lint ## everything: lint, and all tests on real etcd and S3 servers
-	$(GO) test $(TESTFLAGS) ./...
+	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	$(GO) test $(TESTFLAGS) ./... 2>&1 | tee "$$out" || { printf '\nWhat failed:\n'; \
+	  awk '/^ *--- FAIL/ {left = 20} /^ *--- (PASS|SKIP)|^(ok|===) / {left = 0} /^(panic:|FAIL\t|WARNING: DATA RACE)/ {print; left = 0; next} left-- > 0 {print}' "$$out"; exit 1; }
 
 lint: $(GOLANGCI) ## golangci-lint, with the rules of which package may import what
 	$(GOLANGCI) run ./...
