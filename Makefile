@@ -36,9 +36,11 @@ RACE      := $(shell printf '\043include <stdlib.h>\n' | gcc -E - >/dev/null 2>&
 TESTFLAGS := $(RACE) -count 1 -timeout 25m -p 2
 FUZZTIME  := 10s
 SOAK      := 4m
+MBPS      := 300
+BENCH     := .
 
 .DEFAULT_GOAL := help
-.PHONY: lab lab-danger lab-kubernetes help build demo check test lint fmt vet bench fuzz soak deb clean packages servers
+.PHONY: lab lab-danger lab-kubernetes help build demo check test lint fmt vet bench bench-disk fuzz soak deb clean packages servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +73,9 @@ bench: packages servers build ## speed and memory against etcdctl and etcdutl in
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/service
 	$(GO) test -run '^$$' -bench . -timeout 120m ./e2e/bench
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./e2e/hosts
+
+bench-disk: packages servers build ## the same on a disk held to 300 MB/s (needs root; MBPS=125, BENCH=Restore/1500)
+	e2e/bench/on-disk.sh $(MBPS) $(BENCH)
 
 lab: packages servers ## every disaster with real Patroni and PostgreSQL, each row counted (10 minutes, needs root; PATRONI=4)
 	REQUORUM_LAB=1 REQUORUM_LAB_PATRONI=$(PATRONI) $(GO) test -v -count 1 -timeout 60m ./e2e/patroni

@@ -17,6 +17,7 @@ import (
 //	REQUORUM_BENCH_QUICK=1    a twentieth of every size, two pairs
 //	REQUORUM_BENCH_SCALE=0.2  other sizes
 //	REQUORUM_BENCH_PAIRS=7    other numbers of pairs
+//	REQUORUM_BENCH_DIR=/mnt   where servers, spools and restored members lie: another disk
 type settings struct {
 	scale float64
 	pairs int
@@ -70,15 +71,19 @@ func requorum(b *testing.B) string {
 	return path
 }
 
-// workDir returns an empty directory on the disk of the cache: the directory for temporary files may lie in memory, where neither
-// a spool nor a comparison of disks belongs.
+// workDir returns an empty directory on the disk of REQUORUM_BENCH_DIR, or of the cache: the directory for temporary files may lie in
+// memory, where neither a spool nor a comparison of disks belongs.
 func workDir(b *testing.B) string {
 	b.Helper()
-	cache, err := etcdtest.CacheDir()
-	if err != nil {
-		b.Fatal(err)
+	disk := os.Getenv("REQUORUM_BENCH_DIR")
+	if disk == "" {
+		cache, err := etcdtest.CacheDir()
+		if err != nil {
+			b.Fatal(err)
+		}
+		disk = cache
 	}
-	dir, err := os.MkdirTemp(cache, "bench-run-")
+	dir, err := os.MkdirTemp(disk, "bench-run-")
 	if err != nil {
 		b.Fatal(err)
 	}
