@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -119,20 +120,22 @@ func TestAside(t *testing.T) {
 
 // A line that is wider than the terminal would take two and not be cleared whole.
 func TestNarrow(t *testing.T) {
-	s := &stage{name: "stream", began: time.Now().Add(-time.Minute), bytes: 7_900_000_000, total: 8_000_000_000}
-	for columns := 2; columns < 140; columns++ {
-		if bar := s.bar(columns, 0); len(bar) >= columns {
-			t.Errorf("%d columns: %q has %d", columns, bar, len(bar))
+	synctest.Test(t, func(t *testing.T) { // a minute is one, on any machine
+		s := &stage{name: "stream", began: time.Now().Add(-time.Minute), bytes: 7_900_000_000, total: 8_000_000_000}
+		for columns := 2; columns < 140; columns++ {
+			if bar := s.bar(columns, 0); len(bar) >= columns {
+				t.Errorf("%d columns: %q has %d", columns, bar, len(bar))
+			}
 		}
-	}
-	for _, want := range []string{"7.9 GB of 8.0 GB", "131.7 MB/s", "1s left", "[====="} {
-		if bar := s.bar(120, 0); !strings.Contains(bar, want) {
-			t.Errorf("%q lacks %q", bar, want)
+		for _, want := range []string{"7.9 GB of 8.0 GB", "131.7 MB/s", "1s left", "[====="} {
+			if bar := s.bar(120, 0); !strings.Contains(bar, want) {
+				t.Errorf("%q lacks %q", bar, want)
+			}
 		}
-	}
-	if bar := (&stage{name: "s", began: time.Now(), bytes: 30, total: 10}).bar(80, 0); !strings.Contains(bar, "=]") {
-		t.Errorf("more than was estimated: %q", bar)
-	}
+		if bar := (&stage{name: "s", began: time.Now(), bytes: 30, total: 10}).bar(80, 0); !strings.Contains(bar, "=]") {
+			t.Errorf("more than was estimated: %q", bar)
+		}
+	})
 }
 
 // A nil Reporter is a valid one: libraries report without asking.
@@ -183,7 +186,7 @@ func (s *screen) lines() []string {
 // shows waits until all of it is on the screen at once.
 func (s *screen) shows(t *testing.T, want ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		text := strings.Join(s.lines(), "\n")
 		if !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(text, w) }) {
 			return
