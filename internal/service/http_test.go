@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +55,11 @@ func TestAPI(t *testing.T) {
 		t.Errorf("ready before it has begun: %d", code)
 	}
 	go func() { defer close(ended); s.Run(ctx, []Cluster{cluster("a"), cluster("b")}) }()
-	for deadline := time.Now().Add(time.Minute); len(s.sorted()) != 2 && time.Now().Before(deadline); {
+	<-s.Begun()
+	for deadline := time.Now().Add(time.Minute); slices.ContainsFunc(s.sorted(), func(u *unit) bool { return u.current().Role != Leader }); {
+		if time.Now().After(deadline) {
+			t.Fatal("the only replica does not lead")
+		}
 		time.Sleep(time.Millisecond)
 	}
 	guarded := open
