@@ -14,7 +14,7 @@ func TestDial(t *testing.T) {
 	l := newLab(t, 2, "4.1.4")
 	var mu sync.Mutex
 	var asked []string
-	scope, err := New(Options{Scope: "main", REST: []string{"http://db1.invalid:8008", "http://db2.invalid"},
+	scope := newScopeAgent(t, Options{REST: []string{"http://db1.invalid:8008", "http://db2.invalid"},
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			mu.Lock()
 			asked = append(asked, addr)
@@ -24,9 +24,6 @@ func TestDial(t *testing.T) {
 			}
 			return (&net.Dialer{}).DialContext(ctx, "tcp", strings.TrimPrefix(l.nodes[0].server.URL, "http://"))
 		}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	answers := scope.ask(t.Context())
 	if answers[0].err != nil || answers[0].status.SystemID != sysID {
 		t.Errorf("the agent behind the dialer: %+v, %v", answers[0].status, answers[0].err)

@@ -2,6 +2,8 @@ package patroni
 
 import (
 	"encoding/json"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +22,13 @@ func newScopeAgent(t *testing.T, opt Options) *Scope {
 	a, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// On a busy machine an agent that is there may take its time, and is not to be taken for one that is away.
+	a.client.patience, a.client.silence = patience, patience
+	transport := a.client.http.Transport.(*http.Transport)
+	transport.ResponseHeaderTimeout, transport.TLSHandshakeTimeout = 0, 0
+	if opt.Dial == nil {
+		transport.DialContext = (&net.Dialer{}).DialContext
 	}
 	return a
 }

@@ -46,10 +46,11 @@ type client struct {
 	http               *http.Client
 	username, password string
 	patience           time.Duration // bounds one question
+	silence            time.Duration // and that for settings
 }
 
 func newClient(opt Options) *client {
-	c := &client{username: opt.Username, password: opt.Password, patience: askTimeout}
+	c := &client{username: opt.Username, password: opt.Password, patience: askTimeout, silence: configTimeout}
 	dial, connect := opt.Dial, askTimeout
 	if dial == nil {
 		dial = func(ctx context.Context, addr string) (net.Conn, error) {
@@ -145,7 +146,7 @@ func (c *client) status(ctx context.Context, e *endpoint) (status, error) {
 // settings asks for the dynamic settings that the agent goes by, nil if it does
 // not say: without etcd it knows them for one ttl only.
 func (c *client) settings(ctx context.Context, e *endpoint) settings {
-	ctx, cancel := context.WithTimeout(ctx, configTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.silence)
 	defer cancel()
 	code, body, err := c.get(ctx, e, "/config")
 	if err != nil || code != http.StatusOK {
