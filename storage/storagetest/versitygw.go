@@ -86,7 +86,8 @@ func StartS3(t testing.TB, o S3Options) S3Server {
 	// Its death is tied to a thread of its own: one that starts other things may end while the test still needs the server.
 	server := etcdtest.NewProgram(t, log)
 	server.Start(t, append([]string{binary}, args...)...)
-	deadline := time.Now().Add(20 * time.Second)
+	const patience = 3 * time.Minute // on a machine that does much else
+	deadline := time.Now().Add(patience)
 	for {
 		if c, err := net.Dial("tcp", s.Addr); err == nil {
 			c.Close()
@@ -96,7 +97,7 @@ func StartS3(t testing.TB, o S3Options) S3Server {
 			t.Fatalf("the S3 server ended at once:\n%s", output())
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the S3 server does not listen after 20 s")
+			t.Fatalf("the S3 server does not listen after %v", patience)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
