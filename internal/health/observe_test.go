@@ -1,6 +1,7 @@
 package health_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,14 +21,6 @@ func TestObserve(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	observe := func() health.Observation {
-		t.Helper()
-		o, err := health.Observe(t.Context(), c, health.TakeLook(t.Context(), c, time.Now()), time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return o
-	}
 	names := func(o health.Observation) string {
 		var all []string
 		for _, p := range health.Judge("dcs", o, health.Thresholds{Margin: 1, ClockSkew: time.Minute, CertificateWarning: time.Hour}) {
@@ -35,29 +28,36 @@ func TestObserve(t *testing.T) {
 		}
 		return strings.Join(all, ", ")
 	}
-
-	o := observe()
-	margin, known := o.Margin()
-	if o.Voters != 3 || o.Healthy != 3 || margin != 1 || !known || o.Leader != servers.Leader(t).Name || len(o.ClusterIDs) != 1 || o.Revision == 0 || o.RaftTerm == 0 || o.ClientCertificate.IsZero() {
-		t.Errorf("a whole cluster: %+v", o)
-	}
-	for _, m := range o.Members {
-		if !m.Healthy || !m.Answered || m.QuotaBytes == 0 || m.DBBytes == 0 || m.InUseBytes == 0 || m.SkewSeconds == nil || m.Certificate.Before(time.Now()) {
-			t.Errorf("a member of it: %+v", m)
+	// On a busy machine a member may be late, and an election under way: one look that is right is enough.
+	eventually := func(what string, right func(o health.Observation) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+			o, err := health.Observe(t.Context(), c, health.TakeLook(t.Context(), c, time.Now()), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if right(o) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %q, %+v", what, names(o), o)
+			}
 		}
 	}
-	if got := names(o); got != "" {
-		t.Errorf("a whole cluster has %s", got)
-	}
+
+	eventually("a whole cluster", func(o health.Observation) bool {
+		margin, known := o.Margin()
+		return o.Voters == 3 && o.Healthy == 3 && margin == 1 && known && o.Leader == servers.Leader(t).Name && len(o.ClusterIDs) == 1 && o.Revision > 0 && o.RaftTerm > 0 &&
+			!o.ClientCertificate.IsZero() && len(o.Members) == 3 && names(o) == "" && !slices.ContainsFunc(o.Members, func(m health.Member) bool {
+			return !m.Healthy || !m.Answered || m.QuotaBytes == 0 || m.DBBytes == 0 || m.InUseBytes == 0 || m.SkewSeconds == nil || m.Certificate.Before(time.Now())
+		})
+	})
 
 	servers.RaiseAlarm(t, servers.Members[0], pb.AlarmType_NOSPACE)
 	follower := servers.Followers(t)[0]
 	follower.Kill(t)
-	o = observe()
-	if margin, _ := o.Margin(); o.Voters != 3 || o.Healthy != 2 || margin != 0 || o.Leader == "" {
-		t.Errorf("with one member down: %+v", o)
-	}
-	if got := names(o); got != "warning member_down, warning quorum, critical no_space" {
-		t.Errorf("with one member down and an alarm: %s", got)
-	}
+	eventually("with one member down and an alarm", func(o health.Observation) bool {
+		margin, _ := o.Margin()
+		return o.Voters == 3 && o.Healthy == 2 && margin == 0 && o.Leader != "" && names(o) == "warning member_down, warning quorum, critical no_space"
+	})
 }
