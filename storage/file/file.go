@@ -175,6 +175,9 @@ func (s *Store) publish(whole, target string) error {
 	// A Delete may remove a directory that it finds empty between our making it and our using it.
 	for range 100 {
 		err := os.MkdirAll(dir, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue // it was made and removed again while MkdirAll looked: the key is not taken by that
+		}
 		if err == nil {
 			err = place(whole, target)
 		}

@@ -114,6 +114,19 @@ func TestKeyIsDirectory(t *testing.T) {
 	}
 }
 
+// A directory that can be neither made nor used is no object that is there already: so it looks, for a moment, when another process makes
+// and removes it.
+func TestDirectoryThatIsNone(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	if err := os.Symlink("nowhere", filepath.Join(dir, "d")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(t.Context(), "d/k", strings.NewReader("x")); err == nil || errors.Is(err, storage.ErrExists) {
+		t.Errorf("put: %v, want an error, and not ErrExists", err)
+	}
+}
+
 // What others put into the directory is neither listed nor in the way.
 func TestForeignFiles(t *testing.T) {
 	dir := t.TempDir()
