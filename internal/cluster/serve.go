@@ -75,6 +75,9 @@ func (c *Client) Probe(ctx context.Context) (revision int64, err error) {
 		defer cancel()
 		revokeErr := c.any(ctx, "lease revoke", func(ctx context.Context, e *endpoint) error {
 			_, err := pb.NewLeaseClient(e.conn).LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: lease})
+			if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) { // revoked by a call that was not answered
+				return nil
+			}
 			return err
 		})
 		err = errors.Join(err, revokeErr)
