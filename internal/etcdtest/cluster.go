@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -289,7 +290,16 @@ func (c *Cluster) ClientConfig(endpoints ...string) clientv3.Config {
 // Client returns a client as of [Cluster.ClientConfig], closed when t ends.
 func (c *Cluster) Client(t testing.TB, endpoints ...string) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(c.ClientConfig(endpoints...))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	// Logging in takes a quorum, and on a busy machine a while.
+	client, err := answered(ctx, func() (*clientv3.Client, error) {
+		client, err := clientv3.New(c.ClientConfig(endpoints...))
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = rpctypes.ErrTimeout
+		}
+		return client, err
+	})
 	if err != nil {
 		t.Fatalf("connect to %s: %v", c.opt.Name, err)
 	}
@@ -328,13 +338,7 @@ func (c *Cluster) Followers(t testing.TB) []*Member {
 		if m == leader || !m.Running() {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		s, err := m.status(ctx)
-		cancel()
-		if err != nil {
-			t.Fatalf("ask %s for its status: %v", m.Name, err)
-		}
-		if !s.IsLearner {
+		if !m.Status(t).IsLearner {
 			followers = append(followers, m)
 		}
 	}
@@ -374,8 +378,19 @@ func (c *Cluster) add(t testing.TB, register func(ctx context.Context, client *c
 	client := c.Client(t)
 	m := c.prepareMember(t)
 	m.Args = c.args(t, m, c.InitialCluster(), "existing")
-	// Just after an election a leader refuses new members until it has seen all others.
-	err := poll(t.Context(), healthTimeout, func(ctx context.Context) error { return register(ctx, client, m.PeerURL) })
+	// Just after an election a leader refuses new members until it has seen all others. What was done without an answer is not done again.
+	err := poll(t.Context(), healthTimeout, func(ctx context.Context) error {
+		err := register(ctx, client, m.PeerURL)
+		if err == nil {
+			return nil
+		}
+		for _, other := range c.Members {
+			if other != m && other.Running() && other.lists(ctx, m.PeerURL) {
+				return nil
+			}
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatalf("add the member %s: %v", m.Name, err)
 	}

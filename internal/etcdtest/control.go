@@ -45,13 +45,22 @@ read -r code message <&3 || { echo "the test that owns this server did not answe
 if [ "$code" = 0 ] || [ "$code" = 3 ]; then echo "$message"; else echo "$message" >&2; fi
 exit "$code"
 `, c.control.port, verb, m.Name)
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		WriteScript(t, path, text)
 		return path
 	}
 	return Commands{Start: script("start"), Stop: script("stop"), Status: script("status"),
 		Inhibit: script("inhibit"), Allow: script("allow")}
+}
+
+// WriteScript writes an executable that can be run at once: no process that is being started elsewhere in the test can have inherited the
+// file while it was open for writing, for which the kernel would refuse to run it ("text file busy").
+func WriteScript(t testing.TB, path, text string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // control answers the scripts of a cluster's members.

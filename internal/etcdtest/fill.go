@@ -160,7 +160,7 @@ func Revision(t testing.TB, client *clientv3.Client) int64 {
 // Compact compacts the cluster's history up to rev, physically.
 func Compact(t testing.TB, client *clientv3.Client, rev int64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err := Retried(ctx, func() error {
 		_, err := client.Compact(ctx, rev, clientv3.WithCompactPhysical())

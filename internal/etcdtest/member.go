@@ -162,6 +162,21 @@ func (m *Member) status(ctx context.Context) (status *clientv3.StatusResponse, e
 	return status, err
 }
 
+// lists says whether the member knows another at the peer URL; it needs no quorum.
+func (m *Member) lists(ctx context.Context, peerURL string) (found bool) {
+	err := m.do(func(client *clientv3.Client) error {
+		list, err := client.MemberList(ctx, clientv3.WithSerializable())
+		if err != nil {
+			return err
+		}
+		for _, other := range list.Members {
+			found = found || slices.Contains(other.PeerURLs, peerURL)
+		}
+		return nil
+	})
+	return err == nil && found
+}
+
 func (m *Member) waitHealthy(ctx context.Context) error {
 	exited := false
 	err := poll(ctx, healthTimeout, func(ctx context.Context) error {

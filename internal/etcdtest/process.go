@@ -12,7 +12,7 @@ import (
 )
 
 // stopTimeout bounds the wait for a process that was told to end.
-const stopTimeout = 30 * time.Second
+const stopTimeout = patience
 
 // A spawner starts processes from one thread that lives until close: the parent-death signal
 // follows the starting thread, not the process.

@@ -41,7 +41,7 @@ func dial(t *testing.T, p *Proxy) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	return conn
 }
 
@@ -107,7 +107,7 @@ func TestProxyStallsAndHeals(t *testing.T) {
 		t.Fatalf("%d bytes came through a stall", n)
 	}
 	p.Set(Fault{})
-	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := io.ReadFull(conn, buf[:6]); err != nil || string(buf[:6]) != "abcdef" {
 		t.Errorf("after the stall %q came, with %v", buf[:6], err)
 	}
@@ -144,7 +144,7 @@ func TestProxyRefusesAndResets(t *testing.T) {
 	refused, err := net.Dial("tcp", p.Addr())
 	if err == nil { // the reset may come just after the connection
 		defer refused.Close()
-		refused.SetDeadline(time.Now().Add(20 * time.Second))
+		refused.SetDeadline(time.Now().Add(time.Minute))
 		if _, err = refused.Read(make([]byte, 1)); err == nil {
 			t.Error("a refused connection serves")
 		}

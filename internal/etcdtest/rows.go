@@ -65,8 +65,9 @@ func RowsAt(t testing.TB, client *clientv3.Client, rev int64) []Row {
 // Leases reads the granted TTL, in seconds, of every lease.
 func Leases(t testing.TB, client *clientv3.Client) map[clientv3.LeaseID]int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	waitApplied(ctx, client)
 	resp, err := answered(ctx, func() (*clientv3.LeaseLeasesResponse, error) { return client.Leases(ctx) })
 	if err != nil {
 		t.Fatalf("list the leases: %v", err)
@@ -82,6 +83,31 @@ func Leases(t testing.TB, client *clientv3.Client) map[clientv3.LeaseID]int64 {
 		}
 	}
 	return ttls
+}
+
+// waitApplied waits until every member that answers has applied what any of them knew to be committed: what is asked of one
+// member alone, as leases are, is then what the cluster has.
+func waitApplied(ctx context.Context, client *clientv3.Client) {
+	var committed uint64
+	look := func(endpoint string) (applied uint64, ok bool) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		s, err := client.Status(ctx, endpoint)
+		if err != nil {
+			return 0, false
+		}
+		committed = max(committed, s.RaftIndex)
+		return s.RaftAppliedIndex, true
+	}
+	for _, endpoint := range client.Endpoints() {
+		look(endpoint)
+	}
+	goal := committed
+	for _, endpoint := range client.Endpoints() {
+		for applied, ok := look(endpoint); ok && applied < goal && ctx.Err() == nil; applied, ok = look(endpoint) {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
 }
 
 // WithoutPrefix returns the rows whose keys have none of the prefixes.
