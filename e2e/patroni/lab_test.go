@@ -290,15 +290,20 @@ func (l *lab) streaming(leader string) {
 // switchoverAlone is switchover where somebody is shut out.
 func (l *lab) switchoverAlone(to string) {
 	l.t.Helper()
-	from := l.leader()
-	body, err := json.Marshal(map[string]string{"leader": from.name, "candidate": to})
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	var last string
+	last := "nobody was asked"
+	defer func() {
+		if l.t.Failed() {
+			l.t.Logf("switchover to %s: %s", to, last)
+		}
+	}()
 	l.until("the switchover to "+to, func() bool {
-		if l.node(to).leads() {
-			return true
+		from := l.primary()
+		if from == nil || from.name == to {
+			return from != nil
+		}
+		body, err := json.Marshal(map[string]string{"leader": from.name, "candidate": to})
+		if err != nil {
+			l.t.Fatal(err)
 		}
 		req, err := http.NewRequestWithContext(l.t.Context(), http.MethodPost, from.restURL()+"/switchover", bytes.NewReader(body))
 		if err != nil {
@@ -316,9 +321,6 @@ func (l *lab) switchoverAlone(to string) {
 		last = resp.Status
 		return l.node(to).leads()
 	})
-	if !l.node(to).leads() {
-		l.t.Fatalf("switchover to %s: %s", to, last)
-	}
 }
 
 // switchover makes a node the leader, as an operator does, and waits until everyone streams from it.
@@ -332,10 +334,18 @@ func (l *lab) switchover(to string) {
 func (l *lab) shutOut(name string) {
 	l.t.Helper()
 	l.rejecting(name, true)
-	p := l.leader()
 	l.until(name+" to be shut out", func() bool {
-		p.mustSQL("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE usename = '" + l.node(name).role() + "'")
-		return p.mustSQL("SELECT count(*) FROM pg_stat_replication WHERE usename = '"+l.node(name).role()+"'") == "0"
+		p := l.primary()
+		if p == nil {
+			return false
+		}
+		const where = "FROM pg_stat_replication WHERE usename = "
+		role := "'" + l.node(name).role() + "'"
+		if _, err := p.sql("SELECT pg_terminate_backend(pid) " + where + role); err != nil {
+			return false
+		}
+		left, err := p.sql("SELECT count(*) " + where + role)
+		return err == nil && left == "0"
 	})
 }
 
@@ -510,7 +520,7 @@ func (l *lab) configure() {
 	if l.etcd.RootPassword != "" {
 		line("    username: root\n    password: %s", l.etcd.RootPassword)
 	}
-	line("    agents:\n      - patroni:\n          scope: main\n          namespace: %s\n          deadline: 3m", l.namespace)
+	line("    agents:\n      - patroni:\n          scope: main\n          namespace: %s\n          deadline: 6m", l.namespace)
 	if !l.discover {
 		var urls []string
 		for _, n := range l.nodes {

@@ -167,7 +167,7 @@ func TestSecured(t *testing.T) {
 	l.letIn("a")
 	done(agents.NoLoss)
 	l.writer.more(20)
-	l.requorum("check", "dcs").Exits(t, command.ExitOK, agents.NoLoss)
+	l.requorum("check", "dcs", "--wait", "6m").Exits(t, command.ExitOK, agents.NoLoss)
 	l.accounted()
 }
 

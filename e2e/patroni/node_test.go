@@ -183,7 +183,7 @@ func (n *node) leads() bool {
 
 // sql runs a statement on the node's PostgreSQL and returns what it prints.
 func (n *node) sql(statement string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement, n.conn())
 	out, err := cmd.CombinedOutput()

@@ -34,7 +34,7 @@ func TestStaleLeader(t *testing.T) {
 	}
 	t.Logf("raft term %d, before %d", after.RaftTerm, before.RaftTerm)
 	l.writer.more(20)
-	l.requorum("check", "dcs").Exits(t, command.ExitOK, "agent patroni /service/main: "+agents.NoLoss)
+	l.requorum("check", "dcs", "--wait", "6m").Exits(t, command.ExitOK, "agent patroni /service/main: "+agents.NoLoss)
 	l.accounted()
 }
 
