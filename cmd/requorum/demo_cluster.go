@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -197,13 +198,20 @@ func (s *demoSite) kill(m config.Member) error {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("kill -9 of %s (pid %d): %w", m.Name, pid, err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(demoWait); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // a disk that stalls holds it
 		if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err != nil || bytes.Contains(status, []byte("State:\tZ")) {
 			return os.Remove(filepath.Join(s.dir, m.Name, "pid"))
 		}
 	}
-	return fmt.Errorf("%s (pid %d) is still there 10 s after kill -9", m.Name, pid)
+	return fmt.Errorf("%s (pid %d) is still there %s after kill -9", m.Name, pid, demoWait)
 }
+
+// Ports for members are taken below the range from which systems give ports to connections and to whoever asks for any: while a member is down,
+// nobody is given its port by chance.
+const (
+	firstPort = 10000
+	lastPort  = 19999
+)
 
 // freePorts returns n URLs of ports that are free now.
 func freePorts(n int) ([]string, error) {
@@ -214,15 +222,20 @@ func freePorts(n int) ([]string, error) {
 			_ = l.Close()
 		}
 	}()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	var last error
+	for range 100 * n {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1)))
 		if err != nil {
-			return nil, fmt.Errorf("finding a free port: %w", err)
+			last = err
+			continue
 		}
 		open = append(open, l)
 		urls = append(urls, "http://"+l.Addr().String())
+		if len(urls) == n {
+			return urls, nil
+		}
 	}
-	return urls, nil
+	return nil, fmt.Errorf("finding %d free ports between %d and %d: %w", n, firstPort, lastPort, last)
 }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
