@@ -25,7 +25,7 @@ const (
 	demoLoop  = 150 * time.Millisecond
 	demoGrace = 5 * time.Second // how long followers leave a free leader key to its last owner: longer than a few calls of his that come to nothing
 	demoCall  = time.Second
-	demoLook  = 5 * time.Second // the longest that one look at the cluster may take
+	demoLook  = 5 * time.Second      // the longest that one look at the cluster may take
 	demoPause = 2 * time.Millisecond // between two writes: load, not a benchmark
 )
 
