@@ -165,7 +165,8 @@ func TestTransferGoesOn(t *testing.T) {
 	}
 	db, stage := database(t, 24<<20)
 	done := make(chan error, 1)
-	proxy.Set(etcdtest.Fault{UpRate: 16 << 20})
+	up, _ := proxy.Bytes()
+	proxy.Set(etcdtest.Fault{StallUp: up + 6<<20, UpRate: 16 << 20}) // it cannot come to its end before it is cut
 	go func() { done <- h.Stage(t.Context(), stage, db) }()
 	until(t, "a part of the database", func() bool {
 		info, err := os.Stat(stage.Member.DataDir)

@@ -188,8 +188,18 @@ func TestProxyCommandFails(t *testing.T) {
 		}
 	}
 
+	// How a program ended is told if that is known within a second.
+	ended := func(lines string) (err error) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; {
+			err = check(t.Context(), lines)
+			if err == nil || strings.Contains(err.Error(), " ended: ") || time.Now().After(deadline) {
+				return err
+			}
+		}
+	}
 	failing, log := c.relayed("fail")
-	err := check(t.Context(), "ProxyCommand "+failing)
+	err := ended("ProxyCommand " + failing)
 	says(err, "host ssh://tester@machine", "ProxyCommand", " fail 127.0.0.1 ", "ended: exit status 9", ": the cause; the end")
 	if lost := (*LostError)(nil); !errors.As(err, &lost) || strings.Contains(err.Error(), "banner") {
 		t.Errorf("%v", err)
@@ -197,7 +207,7 @@ func TestProxyCommandFails(t *testing.T) {
 	if program, _ := pid(t, log); !over(program) {
 		t.Errorf("process %d is still there", program)
 	}
-	says(check(t.Context(), "ProxyCommand /nonexistent/program"), "ProxyCommand \"/nonexistent/program\" ended: exit status 127", "/nonexistent/program")
+	says(ended("ProxyCommand /nonexistent/program"), "ProxyCommand \"/nonexistent/program\" ended: exit status 127", "/nonexistent/program")
 
 	// One that neither connects nor ends when it is told to, with a child that does not, either.
 	stubborn, log := c.relayed("stubborn")
