@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/requorum/requorum/internal/claim"
 	"github.com/requorum/requorum/restore"
 )
 
@@ -58,8 +58,8 @@ func newSandbox(parent, id string, names []string, quota int64) (*sandbox, error
 	}
 	s := &sandbox{dir: filepath.Join(parent, "drill-"+id)}
 	var err error
-	if s.lock, err = holdLock(lockPath(s.dir)); err != nil {
-		return nil, err
+	if s.lock, err = claim.File(lockPath(s.dir)); err != nil {
+		return nil, fmt.Errorf("lock the sandbox: %w", err)
 	}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the sandbox: %w", err), s.release())
@@ -81,25 +81,6 @@ func newSandbox(parent, id string, names []string, quota int64) (*sandbox, error
 		s.places[i].InitialCluster = strings.Join(initial, ",")
 	}
 	return s, nil
-}
-
-// holdLock makes a lock file and holds it. A sweep that meets it between the two removes it, and another one is made.
-func holdLock(path string) (*os.File, error) {
-	for range 10 {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("lock the sandbox: %w", err)
-		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			mine, err := f.Stat()
-			now, nowErr := os.Stat(path)
-			if err == nil && nowErr == nil && os.SameFile(mine, now) {
-				return f, nil
-			}
-		}
-		_ = f.Close() // nothing was written to it
-	}
-	return nil, fmt.Errorf("lock the sandbox: another process holds %s", path)
 }
 
 // secure makes the clients' URLs https, with files that write puts into the sandbox.
@@ -155,47 +136,47 @@ func (s *sandbox) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// remove removes the sandbox. A process that is just being ended may still write into it, so it takes several attempts.
+// remove removes the sandbox. What it leaves when it fails the next sweep takes.
 func (s *sandbox) remove(ctx context.Context) error {
+	if err := removeSandbox(ctx, s.dir); err != nil {
+		return errors.Join(err, s.lock.Close())
+	}
+	return s.release()
+}
+
+func (s *sandbox) release() error { return errors.Join(os.Remove(lockPath(s.dir)), s.lock.Close()) }
+
+// removeSandbox removes a drill's directory. A process that is just being ended may still write into it, so it takes several attempts.
+func removeSandbox(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer cancel()
 	for {
-		err := os.RemoveAll(s.dir)
+		err := os.RemoveAll(dir)
 		if err == nil {
-			return s.release()
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("remove the sandbox: %w", err), s.lock.Close())
+			return fmt.Errorf("remove the sandbox: %w", err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-func (s *sandbox) release() error { return errors.Join(os.Remove(lockPath(s.dir)), s.lock.Close()) }
-
 // Sweep removes from dir the sandboxes of drills whose process is dead. Their members have died with it.
 func Sweep(ctx context.Context, dir string, log *slog.Logger) {
-	locks, err := filepath.Glob(filepath.Join(dir, "drill-*.lock"))
-	if err != nil {
-		return // dir's own name is no pattern that Glob reads
-	}
-	for _, path := range locks {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
+	claim.Sweep(dir, "drill-*.lock", func(lock string) {
+		sandbox := strings.TrimSuffix(lock, ".lock")
+		err := removeSandbox(ctx, sandbox)
+		if err == nil {
+			err = os.Remove(lock)
+		}
 		if err != nil {
-			continue
-		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-			_ = f.Close() // its drill lives
-			continue
-		}
-		dead := &sandbox{dir: strings.TrimSuffix(path, ".lock"), lock: f}
-		if err := dead.remove(ctx); err != nil {
 			log.Warn("the sandbox of a dead drill could not be removed", "error", err)
-			continue
+			return
 		}
-		log.Info("the sandbox of a dead drill is removed", "sandbox", dead.dir)
-	}
+		log.Info("the sandbox of a dead drill is removed", "sandbox", sandbox)
+	})
 }
 
 // Ports are taken below the range from which systems give ports to outgoing connections, so that none slips onto one before its member starts.

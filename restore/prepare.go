@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/claim"
 	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/storage/catalog"
 )
@@ -101,23 +102,12 @@ func (r *Restorer) removeSpool(run string) error {
 // sweepSpool removes the databases that runs left which were killed before any host knew of them. A run that lives holds
 // the lock beside its database.
 func (r *Restorer) sweepSpool() {
-	locks, err := filepath.Glob(filepath.Join(r.SpoolDir, "restore-*.lock"))
-	if err != nil {
-		return // the spool dir's own name is no pattern that Glob reads
-	}
-	for _, lock := range locks {
-		f, err := os.OpenFile(lock, os.O_RDWR, 0)
-		if err != nil {
-			continue
+	claim.Sweep(r.SpoolDir, "restore-*.lock", func(lock string) {
+		run := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(lock), "restore-"), ".lock")
+		if err := r.removeSpool(run); err != nil {
+			r.Log.Warn("sweep the spool", "error", err)
 		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			run := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(lock), "restore-"), ".lock")
-			if err := r.removeSpool(run); err != nil {
-				r.Log.Warn("sweep the spool", "error", err)
-			}
-		}
-		_ = f.Close() // nothing was written
-	}
+	})
 }
 
 // lockSpool says that the run lives, until the file that it returns is closed or the process ends.
@@ -125,12 +115,12 @@ func (r *Restorer) lockSpool(run string) (*os.File, error) {
 	if err := os.MkdirAll(r.SpoolDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the spool directory: %w", err)
 	}
-	f, err := os.OpenFile(r.spoolFile(run, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("make a file in the spool: %w", err)
+	f, err := claim.File(r.spoolFile(run, "lock"))
+	if errors.Is(err, claim.ErrHeld) {
+		return nil, fmt.Errorf("another process works on run %s: %w", run, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another process works on run %s: lock %s: %w", run, f.Name(), err), f.Close())
+	if err != nil {
+		return nil, fmt.Errorf("lock the run's files in the spool: %w", err)
 	}
 	return f, nil
 }

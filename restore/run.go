@@ -443,17 +443,18 @@ func (x *execution) happened(step *Step, format string, args ...any) {
 // prepareAgain makes the database of a resumed run anew, unless it is still in the spool.
 func (x *execution) prepareAgain(ctx context.Context) error {
 	if want := x.plan.Prepared; want != nil {
+		lock, err := x.lockSpool(x.plan.Run) // from here on no sweep takes the database
+		if err != nil {
+			return err
+		}
 		if sum, size, err := ChecksumOf(ctx, x.spoolFile(x.plan.Run, "db")); err == nil && sum == want.Checksum && size == want.Size {
-			lock, err := x.lockSpool(x.plan.Run)
-			if err != nil {
-				return err
-			}
 			x.p = &prepared{path: x.spoolFile(x.plan.Run, "db"), lock: lock}
 			if !want.predicted() {
 				x.predict(ctx, x.p, want.Revision)
 			}
 			return nil
 		}
+		_ = lock.Close() // nothing was written to it
 	}
 	src, err := x.sourceAgain(ctx)
 	if err != nil {

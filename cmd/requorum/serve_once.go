@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/requorum/requorum/internal/claim"
 	"github.com/requorum/requorum/internal/dbfile"
 	"github.com/requorum/requorum/internal/member"
 )
@@ -19,7 +17,7 @@ import (
 // server listens to nobody. dir holds the copy meanwhile.
 func serveOnce(ctx context.Context, dir string, db io.Reader, revision int64) (member.Served, error) {
 	sweepTrials(dir)
-	trial, err := holdTrial(dir)
+	trial, err := claim.Dir(dir, trialPrefix)
 	if err != nil {
 		return member.Served{}, fmt.Errorf("a directory to start etcd in: %w", err)
 	}
@@ -40,48 +38,9 @@ func serveOnce(ctx context.Context, dir string, db io.Reader, revision int64) (m
 
 const trialPrefix = "trial-"
 
-// holdTrial makes a directory below dir that no sweep removes until it is closed or the process ends.
-func holdTrial(dir string) (*os.File, error) {
-	for range 10 {
-		path, err := os.MkdirTemp(dir, trialPrefix)
-		if err != nil {
-			return nil, err
-		}
-		f, err := os.Open(path)
-		if errors.Is(err, os.ErrNotExist) { // a sweep that met it before it was held
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			held, err := f.Stat()
-			now, nowErr := os.Stat(path)
-			if err == nil && nowErr == nil && os.SameFile(held, now) {
-				return f, nil
-			}
-		}
-		_ = f.Close() // nothing was written to it
-	}
-	return nil, fmt.Errorf("other processes remove what is made in %s", dir)
-}
-
 // sweepTrials removes from dir what processes left there that were killed while an etcd of theirs ran.
 func sweepTrials(dir string) {
-	found, err := filepath.Glob(filepath.Join(dir, trialPrefix+"*"))
-	if err != nil {
-		return // dir's own name is no pattern that Glob reads
-	}
-	for _, path := range found {
-		f, err := os.Open(path)
-		if err != nil {
-			continue
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			_ = os.RemoveAll(path) // the next sweep takes what is left
-		}
-		_ = f.Close() // nothing was written to it
-	}
+	claim.Sweep(dir, trialPrefix+"*", func(path string) { _ = os.RemoveAll(path) }) // the next sweep takes what is left
 }
 
 // predict is what every member must serve that starts on the prepared database at path.

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/requorum/requorum/internal/claim"
 )
 
 // What a killed process left of a trial start is removed; what a living one holds is not.
@@ -16,7 +18,7 @@ func TestSweepTrials(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	held, err := holdTrial(dir)
+	held, err := claim.Dir(dir, trialPrefix)
 	if err != nil {
 		t.Fatal(err)
 	}
