@@ -92,7 +92,7 @@ func TestAgentsVerdicts(t *testing.T) {
 	defer agent.Wait()
 	defer cancel()
 	var backedUp string
-	report, err = b.restorer(nil, overHealthy, deadline(time.Minute), func(o *restore.Options) {
+	report, err = b.restorer(nil, overHealthy, deadline(5*time.Minute), func(o *restore.Options) {
 		o.Backup = func(_ context.Context, run string) (string, error) {
 			backedUp = run
 			return b.backup().ID, nil

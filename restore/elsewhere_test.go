@@ -35,7 +35,7 @@ func (b *bed) repositoryOf(name string) *repository.Repository {
 }
 
 func backUp(ctx context.Context, name string, endpoints []string, repo *repository.Repository, spool, run string) (backup.Result, error) {
-	c, err := cluster.Dial(cluster.Options{Endpoints: endpoints})
+	c, err := cluster.Dial(cluster.Options{Endpoints: endpoints, DialTimeout: 30 * time.Second})
 	if err != nil {
 		return backup.Result{}, err
 	}
@@ -60,7 +60,7 @@ func (b *bed) beside(name string, count int, from string, endpoints []string) (*
 	o.Cluster, o.Repository, o.TargetVersion = name, to.repositoryOf(name), etcdtest.Latest
 	o.Elsewhere = &restore.Elsewhere{Cluster: from, Repository: to.repositoryOf(from), Flags: []string{"--as " + name, "--members FILE"},
 		Connect: func() (*cluster.Client, error) {
-			return cluster.Dial(cluster.Options{Endpoints: endpoints, DialTimeout: 2 * time.Second})
+			return cluster.Dial(cluster.Options{Endpoints: endpoints, DialTimeout: 30 * time.Second})
 		}}
 	return to, o
 }
@@ -246,6 +246,9 @@ func TestElsewhereFromSurvivor(t *testing.T) {
 
 	writes := b.write(8)
 	writes.waitFor(t, 300)
+	o.Elsewhere.Connect = func() (*cluster.Client, error) { // what has no quorum is not waited for
+		return cluster.Dial(cluster.Options{Endpoints: b.Endpoints(), DialTimeout: 2 * time.Second})
+	}
 	killAll(t, others)
 	writes.stop()
 	for _, m := range others {

@@ -39,7 +39,7 @@ func TestKilledThenResumed(t *testing.T) {
 				t.Fatalf("the same command again: %v\n%s", err, out)
 			}
 			b.WaitHealthy(t)
-			etcdtest.MustEqual(t, want, etcdtest.Rows(t, b.Client(t)))
+			etcdtest.MustEqual(t, want, b.rows())
 			b.settled(t)
 		})
 	}
@@ -56,7 +56,7 @@ func TestKilledThenRolledBack(t *testing.T) {
 			client := b.Client(t)
 			etcdtest.Put(t, client, "/data/late", point)
 			etcdtest.Lease(t, client, time.Hour-time.Second, "/app/leader")
-			before, id := etcdtest.Rows(t, client), b.clusterID(t)
+			before, id := b.rows(), b.clusterID(t)
 			b.kill(t, "restore", point)
 			b.reboot(t)
 			if point == "done:start" {
@@ -71,7 +71,7 @@ func TestKilledThenRolledBack(t *testing.T) {
 			}
 			b.Start(t)
 			b.WaitHealthy(t)
-			after := etcdtest.Rows(t, b.Client(t))
+			after := b.rows()
 			if b.clusterID(t) == id {
 				etcdtest.MustEqual(t, before, after)
 				if slices.Contains([]string{"done:start", "after:unlock:1"}, point) {

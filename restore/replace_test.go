@@ -9,11 +9,21 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/requorum/requorum/agents"
+	"github.com/requorum/requorum/internal/cluster"
 	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/restore"
 )
+
+func connectWithin(timeout time.Duration) func([]string) (*cluster.Client, error) {
+	return func(endpoints []string) (*cluster.Client, error) {
+		return cluster.Dial(cluster.Options{Endpoints: endpoints, DialTimeout: timeout})
+	}
+}
 
 // A lost disk: the cluster serves on while its member is replaced, whose service still has the flags that once founded the cluster. It is cut off after every
 // step, and the same command goes on; no write that the others acknowledged meanwhile is lost.
@@ -21,6 +31,8 @@ func TestReplaceMember(t *testing.T) {
 	b := newBed(t, etcdtest.Options{})
 	client := b.fill(100)
 	b.backup()
+	impatient := b.Options.Connect
+	b.Options.Connect = connectWithin(time.Minute) // a member that is slow to answer is none that is lost
 	lost := b.Leader(t)
 	place := b.setup.Members[slices.Index(b.Members(), lost)]
 
@@ -92,6 +104,7 @@ func TestReplaceMember(t *testing.T) {
 	revision := etcdtest.Revision(t, client)
 	var hashes []uint32
 	for _, m := range b.Members() {
+		m.WaitHealthy(t) // after a linearizable read it has that revision
 		h, err := client.HashKV(t.Context(), m.ClientURL, revision)
 		if err != nil {
 			t.Fatal(err)
@@ -101,7 +114,11 @@ func TestReplaceMember(t *testing.T) {
 	if hashes[0] != hashes[1] || hashes[1] != hashes[2] {
 		t.Errorf("hashes %x at revision %d", hashes, revision)
 	}
-	list, err := client.MemberList(t.Context())
+	var list *clientv3.MemberListResponse
+	err = etcdtest.Retried(t.Context(), func() (err error) {
+		list, err = client.MemberList(t.Context())
+		return err
+	})
 	if err != nil || len(list.Members) != 3 {
 		t.Fatalf("members %v, %v", list, err)
 	}
@@ -127,6 +144,7 @@ func TestReplaceMember(t *testing.T) {
 	etcdtest.Put(t, client, "/after", "x")
 
 	// Without a quorum there is nothing to replace a member of.
+	b.Options.Connect = impatient
 	for _, m := range b.Members()[1:] {
 		m.Kill(t)
 	}

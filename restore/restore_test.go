@@ -51,7 +51,7 @@ func TestRestoreAfterTotalLoss(t *testing.T) {
 // compacted waits until the watch ends as one whose revisions are compacted. A watch that was cut for another reason is begun again, as a client does.
 func compacted(t *testing.T, watch clientv3.WatchChan) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for {
 		select {
