@@ -27,7 +27,8 @@ type Rejected struct {
 
 // Choose returns the members that a backup can be taken from, best first, and why the others are
 // not among them. Wanted: an answer, no learner, a leader, no CORRUPT or NOSPACE alarm about the
-// member, at most [MaxLag] entries behind; then followers before the leader, because a
+// member, at most [MaxLag] entries behind; then those that are not behind at all, so that nothing
+// is missing that was acknowledged before, then followers before the leader, because a
 // snapshot costs its member time, then the smallest database. Endpoints of two clusters are all
 // rejected. If the only thing against any member is NOSPACE, such members are returned after
 // all: a full database is whole, and it is the one that most needs a backup.
@@ -61,6 +62,12 @@ func Choose(all []MemberStatus) (usable []MemberStatus, rejected []Rejected) {
 		rejected = append(rejected, Rejected{Name: s.Label(), Endpoint: s.Endpoint, Why: "it has a NOSPACE alarm"})
 	}
 	slices.SortStableFunc(usable, func(a, b MemberStatus) int {
+		if (a.Lag > 0) != (b.Lag > 0) {
+			if b.Lag > 0 {
+				return -1
+			}
+			return 1
+		}
 		if a.IsLeader() != b.IsLeader() {
 			if b.IsLeader() {
 				return -1

@@ -37,7 +37,10 @@ func TestChoose(t *testing.T) {
 		{"no leader", []MemberStatus{member(1, nil), member(2, func(s *MemberStatus) { s.Leader = 0 })}, "m1", map[string]string{"m2": "no leader"}},
 		{"lagging", []MemberStatus{
 			member(1, nil), member(2, func(s *MemberStatus) { s.Lag = MaxLag }), member(3, func(s *MemberStatus) { s.Lag = MaxLag + 1 }),
-		}, "m2 m1", map[string]string{"m3": "101 raft entries behind"}},
+		}, "m1 m2", map[string]string{"m3": "101 raft entries behind"}},
+		{"one that lacks nothing before one that is behind, then followers before the leader", []MemberStatus{
+			member(2, func(s *MemberStatus) { s.Lag = 1 }), member(1, nil), member(3, nil),
+		}, "m3 m1 m2", nil},
 		{"corrupt, about the member", []MemberStatus{member(1, nil), member(2, alarm(AlarmCorrupt, 2))}, "m1", map[string]string{"m2": "CORRUPT"}},
 		{"corrupt, about another", []MemberStatus{member(1, nil), member(2, alarm(AlarmCorrupt, 3))}, "m2 m1", nil},
 		{"corrupt, about none in particular", []MemberStatus{member(1, alarm(AlarmCorrupt, 0))}, "", map[string]string{"m1": "CORRUPT"}},
