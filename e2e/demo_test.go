@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/etcdtest/command"
+	"github.com/requorum/requorum/internal/etcdtest/halt"
 )
 
 // The demo keeps its promise: all of it is true, and nothing is left behind. That it takes a minute is promised when nothing else runs.
@@ -63,16 +64,32 @@ func TestDemoInterrupted(t *testing.T) {
 		signal syscall.Signal
 		code   int
 		after  string
+		step   string // of the restore, after which it is; "" for before
 	}{
-		{"while members start", syscall.SIGINT, command.ExitInterrupt, "Three etcd members start"},
-		{"while it restores", syscall.SIGTERM, command.ExitTerminate, "restore demo --yes"},
-		{"killed", syscall.SIGKILL, -1, "Five agents come up"},
+		{"while members start", syscall.SIGINT, command.ExitInterrupt, "Three etcd members start", ""},
+		{"while it restores", syscall.SIGTERM, command.ExitTerminate, "Three etcd members start", "stage"},
+		{"killed", syscall.SIGKILL, -1, "Five agents come up", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDemo(t)
 			demo := d.start(t, "demo")
 			demo.Prints(t, c.after)
+			release := func() {}
+			if c.step != "" {
+				homes, err := filepath.Glob(filepath.Join(d.tmp, "*", "etcd?"))
+				if err != nil || len(homes) != 3 {
+					t.Fatalf("the members' directories are %q, %v", homes, err)
+				}
+				var states []string
+				for _, home := range homes {
+					states = append(states, filepath.Join(home, "data.requorum"))
+				}
+				point := halt.AfterStep(t, states, c.step)
+				point.Await(t, demo.Ended(), demo.Stdout.String)
+				release = point.Release
+			}
 			demo.Signal(t, c.signal)
+			release()
 			demo.Wait(t).Exits(t, c.code)
 			if c.signal == syscall.SIGKILL { // nobody was there to remove the directory
 				for _, dir := range d.left(t) {

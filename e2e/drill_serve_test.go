@@ -50,12 +50,10 @@ func TestServeDrills(t *testing.T) {
 		write(t, path, append(read(t, path), []byte("\n"+serve)...))
 	}
 	configure("'0 9 1 */3 *'")
-	s.backup()
-
-	killed := s.start("drill", "dcs")
+	killed, point := s.unending(s.backup())
 	killed.Reaches(t, "stage")
-	killed.Signal(t, syscall.SIGKILL)
-	killed.Wait(t)
+	killed.Kill(t)
+	point.Release()
 	if dirs, _ := s.sandboxes(); len(dirs) == 0 {
 		t.Fatal("the drill was killed too late: nothing is left to sweep")
 	}

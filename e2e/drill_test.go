@@ -18,6 +18,7 @@ import (
 	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/internal/etcdtest/command"
+	"github.com/requorum/requorum/internal/etcdtest/halt"
 )
 
 // A drilled cluster is a site with agents' registrations in it, leased to somebody.
@@ -26,7 +27,7 @@ func newDrillSite(t *testing.T, o siteOptions) *site {
 	s := newSite(t, o)
 	s.fill(300, 500)
 	c := s.Client(t)
-	etcdtest.Lease(t, c, 10*time.Minute, "/service/main/leader", "/service/main/members/a", "/service/main/members/b", "/locks/one", "/locks/two")
+	etcdtest.Lease(t, c, 50*time.Minute, "/service/main/leader", "/service/main/members/a", "/service/main/members/b", "/locks/one", "/locks/two")
 	etcdtest.Put(t, c, "/service/main/config", `{"ttl":30}`)
 	etcdtest.Put(t, c, "/service/main/initialize", "7000000000000000001")
 	return s
@@ -304,7 +305,7 @@ func TestDrillOfDamagedBackups(t *testing.T) {
 func TestDrillOfGhostsOnly(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}, plain: true})
-	etcdtest.Lease(t, s.Client(t), 10*time.Minute, "/locks/one", "/locks/two")
+	etcdtest.Lease(t, s.Client(t), 50*time.Minute, "/locks/one", "/locks/two")
 	s.backup()
 	r := s.drill(command.ExitNothing)
 	if f := r.Failure; f == nil || f.Step != "content" || !strings.Contains(f.Found, "all 2 keys") || !strings.Contains(f.Try, "keep_leased") {
@@ -322,16 +323,23 @@ func TestDrillOfGhostsOnly(t *testing.T) {
 	}
 }
 
+// unending starts a drill of a backup that, with its sandbox staged, does not get to its end before the point is released: it is halted when it reads the
+// backup for the second time, after everything that is asked of the members of the sandbox.
+func (s *site) unending(b taken) (*command.Command, *halt.Point) {
+	s.t.Helper()
+	return s.haltBeyond("stage", []string{filepath.Dir(filepath.Join(s.storeDir(), "dcs", b.Data.Key))}, "drill", "dcs")
+}
+
 // A drill that is killed leaves no process behind, and the next one, or serve, no directory.
 func TestDrillKilled(t *testing.T) {
 	t.Parallel()
 	s := newDrillSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
-	s.backup()
+	b := s.backup()
 	for _, stage := range []string{"stage", "start", "agents"} {
-		c := s.start("drill", "dcs")
+		c, point := s.unending(b)
 		c.Reaches(t, stage)
-		c.Signal(t, syscall.SIGKILL)
-		c.Wait(t)
+		c.Kill(t)
+		point.Release()
 		until(t, "the end of what a killed drill had started", func() bool {
 			_, processes := s.sandboxes()
 			return len(processes) == 0
@@ -346,9 +354,10 @@ func TestDrillKilled(t *testing.T) {
 		t.Errorf("killed drills left reports: %q", found)
 	}
 
-	interrupted := s.start("drill", "dcs")
+	interrupted, point := s.unending(b)
 	interrupted.Reaches(t, "start")
 	interrupted.Signal(t, syscall.SIGINT)
+	point.Release()
 	interrupted.Wait(t).Exits(t, command.ExitInterrupt)
 	s.tornDown()
 	if found := s.reports("json"); len(found) != 1 {

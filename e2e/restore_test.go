@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,14 +76,31 @@ func (s *site) in(t *testing.T) *site {
 	return &sub
 }
 
-// haltAfter starts a command and returns when its run is halted, with a step done and nothing of the next one.
-func (s *site) haltAfter(step string, args ...string) (*command.Command, *halt.Point) {
+// haltBeyond starts a command that is halted at the first file that it opens directly in one of the dirs after it has told of the end of a stage.
+func (s *site) haltBeyond(stage string, dirs []string, args ...string) (*command.Command, *halt.Point) {
 	s.t.Helper()
-	var dirs []string
+	var started atomic.Pointer[command.Command]
+	point := halt.When(s.t, dirs, func() bool {
+		c := started.Load()
+		return c != nil && strings.Contains("\n"+c.Stderr.String(), "\n"+stage+" ")
+	})
+	c := s.start(args...)
+	started.Store(c)
+	return c, point
+}
+
+// states are the dirs in which requorum keeps what it knows of runs, one for each member.
+func (s *site) states() (dirs []string) {
 	for _, m := range s.Members {
 		dirs = append(dirs, m.DataDir+".requorum")
 	}
-	point := halt.AfterStep(s.t, dirs, step)
+	return dirs
+}
+
+// haltAfter starts a command and returns when its run is halted, with a step done and nothing of the next one.
+func (s *site) haltAfter(step string, args ...string) (*command.Command, *halt.Point) {
+	s.t.Helper()
+	point := halt.AfterStep(s.t, s.states(), step)
 	c := s.start(args...)
 	point.Await(s.t, c.Ended(), c.Stderr.String)
 	return c, point
@@ -91,10 +109,11 @@ func (s *site) haltAfter(step string, args ...string) (*command.Command, *halt.P
 // killed runs a command that is killed after a stage, before anything of the next one is done.
 func (s *site) killed(stage string, args ...string) {
 	s.t.Helper()
-	if stage == "predict" { // it is no step of the plan
-		c := s.start(args...)
+	if stage == "predict" { // it is no step of the plan: what comes next is that the hosts are told
+		c, point := s.haltBeyond(stage, s.states(), args...)
 		c.Reaches(s.t, stage)
 		c.Kill(s.t).Exits(s.t, -1)
+		point.Release()
 	} else {
 		c, point := s.haltAfter(stage, args...)
 		c.Kill(s.t).Exits(s.t, -1)
@@ -236,7 +255,7 @@ func TestPartialEnds(t *testing.T) {
 	s.run("restore", "dcs", "--yes").Exits(t, command.ExitAgents, "NOT BACK", "/app/")
 	s.WaitHealthy(t)
 	etcdtest.MustEqual(t, want, s.rows())
-	s.run("check", "dcs", "--wait", "1s").Exits(t, 2, "agent leased /app/", "the objective is 1ms")
+	s.run("check", "dcs", "--wait", "10s").Exits(t, 2, "agent leased /app/", "the objective is 1ms")
 
 	s.store = "{file: {path: /dev/null/nowhere}}"
 	s.cluster = ""
