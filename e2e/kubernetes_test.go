@@ -121,7 +121,7 @@ func TestKubernetes(t *testing.T) {
 	if rows := fmt.Sprint(etcdtest.Rows(t, s.Client(t))); !strings.Contains(rows, "/registry/events/default/pod.17") || !strings.Contains(rows, "default/abandoned") {
 		t.Error("events or Lease objects are lost")
 	}
-	s.run("check", "dcs", "--wait", "10s").Exits(t, 2, "NOT BACK", "1 of 2: worker1; not: kube-node-lease/worker2") // a node that fell silent minutes ago
+	s.run("check", "dcs", "--wait", "20s").Exits(t, 2, "NOT BACK", "1 of 2: worker1; not: kube-node-lease/worker2") // a node that fell silent minutes ago
 
 	// The same with less asked of the nodes, and with an object that nobody can read.
 	after.holder("kube-node-lease/worker2", "worker2")

@@ -55,9 +55,10 @@ func TestAuthentication(t *testing.T) {
 	login("root", "then")
 	s.backup("--prove")
 
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	if _, err := s.Client(t).UserChangePassword(ctx, "root", "now"); err != nil {
+	client := s.Client(t)
+	if err := etcdtest.Retried(ctx, func() error { _, err := client.UserChangePassword(ctx, "root", "now"); return err }); err != nil {
 		t.Fatal(err)
 	}
 	s.RootPassword = "now"

@@ -107,6 +107,7 @@ func (s *site) configure() {
 	if s.sweepAfter != "" {
 		line("    sweep_after: %s", s.sweepAfter)
 	}
+	line("    snapshot: {dial_timeout: 30s}") // of a machine that does much else
 	if s.cluster != "" {
 		line("%s", strings.TrimRight(s.cluster, "\n"))
 	}

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/internal/etcdtest/command"
@@ -41,11 +43,16 @@ func TestSurvivorsWithAuthentication(t *testing.T) {
 	etcdtest.MustEqual(t, want, unleased(etcdtest.Rows(t, s.Client(t, s.Endpoints()[2]))))
 
 	// The others elect a leader first: until then nobody serves, and yet the cluster is not lost.
-	if leader := s.Leader(t); leader != s.Members[1] {
-		if _, err := s.Client(t, leader.ClientURL).MoveLeader(t.Context(), s.Members[1].ID(t)); err != nil {
-			t.Fatal(err)
+	until(t, names[1]+" to lead", func() bool {
+		leader := s.Leader(t)
+		if leader == s.Members[1] {
+			return true
 		}
-	}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := s.Client(t, leader.ClientURL).MoveLeader(ctx, s.Members[1].ID(t))
+		return err == nil // or another election came in between
+	})
 	s.Members[1].Kill(t)
 	s.Members[1].Wipe(t)
 	s.run("restore", "dcs", "--yes").Exits(t, command.ExitRefused, "replace-member dcs "+names[1])

@@ -17,7 +17,7 @@ func TestProgress(t *testing.T) {
 	s := newSite(t, siteOptions{etcd: etcdtest.Options{Members: 1}})
 	s.fill(2000, 5000)
 	slow := etcdtest.NewProxy(t, strings.TrimPrefix(s.endpoints[0], "http://"))
-	slow.Set(etcdtest.Fault{DownRate: 2 << 20})
+	slow.Set(etcdtest.Fault{DownRate: 1 << 20})
 	s.endpoints = []string{"http://" + slow.Addr()}
 	s.configure()
 
@@ -26,6 +26,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("no bar with bytes and rate is on the terminal:\n%s", fmt.Sprintf("%q", terminal.Stdout))
 	}
 
+	slow.Set(etcdtest.Fault{})
 	plain := s.run("backup", "dcs").Exits(t, command.ExitOK)
 	if strings.ContainsAny(plain.Stderr, "\x1b\r") {
 		t.Errorf("control characters stand in what may be a log: %q", plain.Stderr)
