@@ -68,18 +68,24 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func healthy(ts *testscript.TestScript, _ bool, args []string) {
-	err := withClient(args[0], func(ctx context.Context, c *clientv3.Client) error {
-		for {
-			attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+	var err error
+	for begun := time.Now(); time.Since(begun) < patience; {
+		// A client waits longer and longer between its attempts to connect: each look has one of its own.
+		err = withClient(args[0], func(ctx context.Context, c *clientv3.Client) error {
+			attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
 			_, err := c.Get(attempt, "health")
-			cancel()
-			if err == nil || ctx.Err() != nil {
-				return err
-			}
+			return err
+		})
+		if err == nil {
+			return
 		}
-	})
+	}
 	ts.Check(err)
 }
+
+// patience is how long anything may take on a machine that does much else.
+const patience = 4 * time.Minute
 
 func put(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(withClient(args[0], func(ctx context.Context, c *clientv3.Client) error {
@@ -91,7 +97,7 @@ func put(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func withClient(url string, f func(context.Context, *clientv3.Client) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{url}, Context: ctx, Logger: zap.NewNop()})
 	if err != nil {
