@@ -28,6 +28,7 @@ func TestConfigCheckTellsEverything(t *testing.T) {
     identity_file: nowhere.key
     retension: {last: 3}
     sweep_after: 7
+    snapshot: {dial_timeout: 30s}
 stores:
   main: {s3: {bucket: %s, region: us-east-1, endpoint: %q, path_style: true}}
   sealed: {s3: {bucket: %s, prefix: other, region: us-east-1, endpoint: %q, path_style: true, access_key: "${READER}", secret_key: "${SECRET}"}}

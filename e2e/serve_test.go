@@ -285,7 +285,7 @@ func newManager(t *testing.T, path string) *manager {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	m := &manager{conn, make(chan string, 1000)}
+	m := &manager{conn, make(chan string, 100_000)} // more than a watchdog is told in hours
 	go func() {
 		b := make([]byte, 4096)
 		for {
