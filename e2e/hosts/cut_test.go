@@ -10,6 +10,7 @@ import (
 
 	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/internal/etcdtest/command"
+	"github.com/requorum/requorum/internal/etcdtest/halt"
 )
 
 // arrived is how much of the database is on the host's disk while it is transferred.
@@ -28,9 +29,24 @@ func (h *host) arrived(t testing.TB) (n int64) {
 }
 
 // transfer is the speed, in megabits a second, at which a database of tens of megabytes arrives for long enough to do something meanwhile.
-const transfer = 40
+const transfer = 8
 
-// heavy founds a cluster whose database takes many seconds to transfer to the last of the hosts, backs it up, and cuts the power of all hosts.
+// slowly starts a restore whose database arrives on one of the hosts at a number of megabits a second; what comes before that is not slow.
+func (d *desk) slowly(t testing.TB, h *host, megabits int, args ...string) *command.Command {
+	t.Helper()
+	var states []string
+	for _, m := range d.members {
+		states = append(states, m.host.state)
+	}
+	point := halt.AfterStep(t, states, "lock")
+	c := d.start(t, args...)
+	point.Await(t, c.Ended(), c.Stderr.String)
+	h.slow(t, megabits)
+	point.Release()
+	return c
+}
+
+// heavy founds a cluster whose database is tens of megabytes, backs it up, and cuts the power of all hosts.
 func (s *site) heavy(t testing.TB, d *desk) []etcdtest.Row {
 	t.Helper()
 	client := s.found(t, s.hosts...)
@@ -41,7 +57,6 @@ func (s *site) heavy(t testing.TB, d *desk) []etcdtest.Row {
 		h.off(t)
 		h.on(t)
 	}
-	s.hosts[len(s.hosts)-1].slow(t, transfer)
 	return rows
 }
 
@@ -56,7 +71,7 @@ func TestLinkCut(t *testing.T) {
 	want := s.heavy(t, d)
 	h3 := s.hosts[2]
 
-	c := d.start(t, "restore", "dcs", "--yes")
+	c := d.slowly(t, h3, transfer, "restore", "dcs", "--yes")
 	until(t, "a part of the database on h3", func() bool { return h3.arrived(t) > 8<<20 })
 	h3.unplug(t)
 	begun := time.Now()
@@ -79,8 +94,7 @@ func TestLinkCut(t *testing.T) {
 		h.off(t)
 		h.on(t)
 	}
-	h3.slow(t, transfer)
-	c = d.start(t, "restore", "dcs", "--yes", "--at", firstBackup(t, d))
+	c = d.slowly(t, h3, transfer, "restore", "dcs", "--yes", "--at", firstBackup(t, d))
 	until(t, "a part of the database on h3", func() bool { return h3.arrived(t) > 8<<20 })
 	h3.exec(t, "sh", "-c", "for p in /proc/[0-9]*; do grep -q 'ssh[d]: root' $p/cmdline && kill -9 ${p#/proc/}; done; true")
 	h3.slow(t, 1000)
@@ -155,7 +169,7 @@ func TestCoordinators(t *testing.T) {
 	h3 := s.hosts[2]
 
 	// Two at once.
-	c := d1.start(t, "restore", "dcs", "--yes")
+	c := d1.slowly(t, h3, transfer, "restore", "dcs", "--yes")
 	until(t, "a part of the database on h3", func() bool { return h3.arrived(t) > 4<<20 })
 	h3.slow(t, 2) // from here on it takes minutes
 	locked := d2.run(t, "restore", "dcs", "--yes").Exits(t, command.ExitLocked, "desk1")

@@ -137,8 +137,7 @@ Match final all
 	d.more = ""
 	d.configure(t)
 	// The gate is off and on again in the middle of the transfer: it goes on where it stopped.
-	h3.slow(t, transfer)
-	c := d.start(t, "restore", "dcs", "--yes")
+	c := d.slowly(t, h3, transfer, "restore", "dcs", "--yes")
 	until(t, "a part of the database on h3", func() bool { return h3.arrived(t) > 8<<20 })
 	gate.off(t)
 	gate.on(t)

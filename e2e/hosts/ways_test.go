@@ -124,9 +124,8 @@ func TestStrangeHosts(t *testing.T) {
 	d.top = "ssh: {binaries: [" + arm + ", " + program + "]}"
 	d.configure(t)
 	d.run(t, "config", "check").Exits(t, command.ExitUsage, "endpoint") // every host is fine
-	h3.slow(t, transfer)
 	seen := s.watch(t)
-	c := d.start(t, "restore", "dcs", "--yes", "--from", "store")
+	c := d.slowly(t, h3, 2, "restore", "dcs", "--yes", "--from", "store")
 	until(t, "a part of the database on h3", func() bool { return h3.arrived(t) > 1<<20 })
 	c.Kill(t)
 	s.nothingBrought(t)
