@@ -15,7 +15,7 @@ import (
 
 const (
 	manifests = "/etc/kubernetes/manifests"
-	// kubeletLog has a line for each start and stop of a pod: which, the inode of etcd's data dir, and whether etcd is healthy.
+	// kubeletLog has a line for each start and stop of a pod: which, the inode of etcd's data dir, and whether etcd has served since its last start.
 	kubeletLog = "/var/log/kubelet.log"
 )
 
@@ -24,9 +24,12 @@ const (
 const kubelet = `#!/bin/bash
 shopt -s nullglob
 declare -A pid sum
+begun=0
 say() {
-  health=sick; ETCDCTL_API=3 etcdctl --endpoints=%s --command-timeout=500ms endpoint health >/dev/null 2>&1 && health=healthy
-  echo "$1 $(basename "$2" .yaml) $(stat -c %%i /var/lib/etcd 2>/dev/null || echo none) $health" >>` + kubeletLog + `
+  local name=$(basename "$2" .yaml) health=sick
+  if [ "$1 $name" = "start etcd" ]; then begun=$(stat -c %s /var/log/etcd.log 2>/dev/null || echo 0); fi
+  tail -c +$((begun + 1)) /var/log/etcd.log 2>/dev/null | grep -q "ready to serve client requests" && health=healthy
+  echo "$1 $name $(stat -c %i /var/lib/etcd 2>/dev/null || echo none) $health" >>` + kubeletLog + `
 }
 start() {
   mapfile -t argv < <(sed -n '/^    command:/,/^    [a-z]/s/^    - //p' "$1")
@@ -113,7 +116,7 @@ spec:
 // runKubelet starts the kubelet, on this boot and on all later ones.
 func (h *debian) runKubelet(t testing.TB) {
 	t.Helper()
-	h.file(t, "/usr/local/bin/kubelet", fmt.Sprintf(kubelet, h.clientURL()), 0o755)
+	h.file(t, "/usr/local/bin/kubelet", kubelet, 0o755)
 	h.file(t, "/etc/systemd/system/kubelet.service", kubeletUnit, 0o644)
 	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
 		h.exec(t, "ln", "-sf", "etcd", "/usr/local/bin/"+name)

@@ -176,9 +176,7 @@ func (h *debian) settled(t testing.TB) {
 			t.Errorf("on %s the restore left %s", h.name, out)
 		}
 	}
-	if state := h.unit(t, "etcd", "ActiveState"); state != "active" {
-		t.Errorf("etcd on %s is %s", h.name, state)
-	}
+	until(t, "etcd's unit on "+h.name+" to be active", func() bool { return h.unit(t, "etcd", "ActiveState") == "active" }) // systemd may hear of it late
 }
 
 func TestSystemd(t *testing.T) {
