@@ -95,6 +95,9 @@ func (d *desk) configure(t testing.TB) {
 	if d.more != "" {
 		line("%s", strings.TrimRight(d.more, "\n"))
 	}
+	if !strings.Contains(d.more, "snapshot:") {
+		line("    snapshot: {dial_timeout: 10s}") // of a machine that does much else
+	}
 	line("    members:")
 	for _, m := range d.members {
 		url := m.url

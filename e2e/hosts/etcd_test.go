@@ -44,7 +44,8 @@ start)
   setsid %s --name %s --data-dir %s --listen-client-urls %s --advertise-client-urls %[4]s --listen-peer-urls %s \
     --initial-advertise-peer-urls %[5]s --initial-cluster %s --initial-cluster-token old %s --logger zap --log-outputs stderr \
     >>/srv/etcd.log 2>&1 </dev/null &
-  echo $! >/srv/etcd.pid ;;
+  echo $! >/srv/etcd.pid
+  until status || ! grep -q . /proc/$!/cmdline 2>/dev/null; do sleep 0.05; done ;; # it is, or has ended
 stop)
   status || exit 0
   kill "$pid"

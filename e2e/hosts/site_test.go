@@ -162,10 +162,17 @@ func namespaces(t testing.TB) (found []string) {
 
 // clear removes a network namespace and whatever still runs in it.
 func clear(t testing.TB, ns string) {
-	pids, _ := exec.Command("ip", "netns", "pids", ns).Output() // if another test removed it just now there are none
-	for _, field := range strings.Fields(string(pids)) {
-		if pid, err := strconv.Atoi(field); err == nil && pid != os.Getpid() { // which dials from there
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	// What is on its way out may still write to disk, into a directory that is removed next.
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		pids, _ := exec.Command("ip", "netns", "pids", ns).Output() // if another test removed it just now there are none
+		running := false
+		for _, field := range strings.Fields(string(pids)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid != os.Getpid() { // which dials from there
+				running = syscall.Kill(pid, syscall.SIGKILL) == nil || running // it may have ended
+			}
+		}
+		if !running {
+			break
 		}
 	}
 	if out, err := exec.Command("ip", "netns", "delete", ns).CombinedOutput(); err != nil && slices.Contains(namespaces(t), ns) {
