@@ -171,7 +171,7 @@ func TestEveryVersion(t *testing.T) {
 			eventually(t, func() error {
 				at, err := c.Probe(t.Context())
 				if err != nil || at <= revision {
-					return fmt.Errorf("probe: revision %d after %d, %v", at, revision, err)
+					return errors.Join(fmt.Errorf("probe: revision %d after %d", at, revision), err)
 				}
 				return nil
 			})
@@ -216,7 +216,7 @@ func TestEveryVersion(t *testing.T) {
 			eventually(t, func() error {
 				alarms, err := c.Alarms(t.Context())
 				if err != nil || !slices.Equal(alarms, []cluster.Alarm{want}) {
-					return fmt.Errorf("alarms %v, %v; want %v", alarms, err, want)
+					return errors.Join(fmt.Errorf("alarms %v; want %v", alarms, want), err)
 				}
 				usable, rejected := cluster.Choose(status(t, c))
 				if len(usable) != 2 || len(rejected) != 1 || rejected[0].Name != follower.Name || !strings.Contains(rejected[0].Why, "NOSPACE") {
@@ -318,7 +318,7 @@ func TestWithoutQuorum(t *testing.T) {
 	eventually(t, func() error {
 		members, err := c.Members(t.Context())
 		if err != nil || len(members) != 3 {
-			return fmt.Errorf("members without quorum: %+v, %v", members, err)
+			return errors.Join(fmt.Errorf("members without quorum: %+v", members), err)
 		}
 		return nil
 	})
@@ -575,7 +575,7 @@ func TestSnapshotStream(t *testing.T) {
 			defer s.Close()
 			time.Sleep(3 * time.Second) // the reader's own pause, longer than the watchdog's
 			if n, err := io.Copy(io.Discard, s); err != nil || n != s.Size {
-				return fmt.Errorf("%d of %d bytes, %v", n, s.Size, err)
+				return errors.Join(fmt.Errorf("%d of %d bytes", n, s.Size), err)
 			}
 			return nil
 		})
