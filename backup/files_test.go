@@ -20,7 +20,7 @@ func TestImportAndExport(t *testing.T) {
 	servers := etcdtest.StartCluster(t, etcdtest.Options{Members: 1})
 	admin := servers.Client(t)
 	etcdtest.MustFill(t, admin, etcdtest.FillOptions{Keys: 300})
-	etcdtest.Lease(t, admin, time.Minute, "/leased")
+	etcdtest.Lease(t, admin, time.Hour, "/leased")
 	b := newBed(t, servers)
 	live := b.take(t)
 	dir := t.TempDir()

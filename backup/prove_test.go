@@ -21,11 +21,17 @@ func TestProve(t *testing.T) {
 	admin := servers.Client(t)
 	etcdtest.MustFill(t, admin, etcdtest.FillOptions{Keys: 200})
 	b := newBed(t, servers)
-	all, err := b.client.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	var usable []cluster.MemberStatus
+	for deadline := time.Now().Add(2 * time.Minute); len(usable) != 3; {
+		all, err := b.client.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rejected []cluster.Rejected
+		if usable, rejected = cluster.Choose(all); time.Now().After(deadline) {
+			t.Fatalf("rejected: %+v", rejected)
+		}
 	}
-	usable, _ := cluster.Choose(all)
 	_, report := b.fetch(t, b.take(t).Manifest)
 	taken := usable[0]
 
@@ -50,6 +56,7 @@ func TestProve(t *testing.T) {
 		t.Errorf("after later writes: %+v, %v", proof, err)
 	}
 	etcdtest.Compact(t, admin, etcdtest.Revision(t, admin))
+	servers.WaitHealthy(t) // after a linearizable read each knows of it
 	if proof, err := prove(report.HashKV); err != nil || proof.OK || !strings.Contains(proof.Detail, "compacted") {
 		t.Errorf("after a compaction: %+v, %v", proof, err)
 	}

@@ -63,7 +63,7 @@ func TestVerify(t *testing.T) {
 	servers := etcdtest.StartCluster(t, etcdtest.Options{Members: 1})
 	admin := servers.Client(t)
 	etcdtest.MustFill(t, admin, etcdtest.FillOptions{Keys: 500})
-	etcdtest.Lease(t, admin, time.Minute, "/leased")
+	etcdtest.Lease(t, admin, time.Hour, "/leased")
 
 	t.Run("good", func(t *testing.T) {
 		b := newBed(t, servers, memory.New(time.Now), directory(t))

@@ -82,13 +82,13 @@ func once(ctx context.Context, request func() error) error {
 	return err
 }
 
-// RaiseAlarm raises an alarm as if the member had found a reason for it.
+// RaiseAlarm raises an alarm as if the member had found a reason for it. The member itself is asked to, so that it knows it then; a learner could not.
 func (c *Cluster) RaiseAlarm(t testing.TB, m *Member, alarm pb.AlarmType) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	id := m.ID(t)
-	alarms := pb.NewMaintenanceClient(c.Client(t).ActiveConnection())
+	alarms := pb.NewMaintenanceClient(c.Client(t, m.ClientURL).ActiveConnection())
 	err := Retried(ctx, func() error {
 		_, err := alarms.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: id, Alarm: alarm})
 		return rpctypes.Error(err)
