@@ -218,7 +218,7 @@ func TestUnitStarts(t *testing.T) {
 			case c.says == "":
 				return err
 			case !errors.As(err, &h) || !strings.Contains(h.What, c.says) || !strings.Contains(h.What, "member has no quorum"):
-				return fmt.Errorf("not %q, but: %v", c.says, err)
+				return errors.Join(fmt.Errorf("not %q", c.says), err)
 			}
 			return nil
 		})
