@@ -43,23 +43,20 @@ func TestStart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts etcd servers")
 	}
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	o := Options{Name: "m1", DataDir: filepath.Join(t.TempDir(), "m1"), Tick: 10 * time.Millisecond, NoFsync: true}
 	p, err := Start(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Kill()
-	put, err := client(t, p).Put(ctx, "k", "v")
-	if err != nil {
-		t.Fatal(err)
-	}
+	put := etcdtest.Put(t, client(t, p), "k", "v")
 	want, err := client(t, p).HashKV(ctx, p.Endpoint(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := p.Hash(ctx, 0)
-	if err != nil || got.Hash != want.Hash || got.Revision != put.Header.Revision || got.CompactRevision != want.CompactRevision {
+	if err != nil || got.Hash != want.Hash || got.Revision != put || got.CompactRevision != want.CompactRevision {
 		t.Fatalf("Hash = %+v, %v; the client is told %v", got, err, want)
 	}
 	if _, err := p.Hash(ctx, 1<<40); err == nil || !strings.Contains(err.Error(), "future revision") {
@@ -79,8 +76,8 @@ func TestStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Kill()
-	if got, err := client(t, again).Get(ctx, "k"); err != nil || len(got.Kvs) != 1 {
-		t.Fatalf("after a restart, k is %v, %v", got, err)
+	if rows := etcdtest.Rows(t, client(t, again)); len(rows) != 1 || rows[0].Key != "k" {
+		t.Fatalf("after a restart, k is %v", rows)
 	}
 }
 
@@ -89,7 +86,7 @@ func TestLockThatPasses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts etcd servers")
 	}
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	dir := t.TempDir()
 	o := Options{DataDir: filepath.Join(dir, "a"), LogFile: filepath.Join(dir, "log"), Tick: 10 * time.Millisecond, NoFsync: true}
 	p, err := Start(ctx, o)
@@ -133,7 +130,7 @@ func TestDeathIsNoticed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts etcd servers")
 	}
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	dir := t.TempDir()
 	p, err := Start(ctx, Options{DataDir: filepath.Join(dir, "a"), Tick: 10 * time.Millisecond, NoFsync: true})
 	if err != nil {
@@ -173,15 +170,12 @@ func TestCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts etcd servers")
 	}
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	dir := t.TempDir()
 	options := make([]Options, 3)
 	var all []string
 	for i := range options {
-		peer, err := freeURL()
-		if err != nil {
-			t.Fatal(err)
-		}
+		peer := fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))
 		name := fmt.Sprintf("m%d", i)
 		options[i] = Options{Name: name, DataDir: filepath.Join(dir, name), ListenPeer: peer, Token: "t", NoFsync: true}
 		all = append(all, name+"="+peer)
@@ -204,18 +198,13 @@ func TestCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put, err := client(t, members[0]).Put(ctx, "k", "v")
+	put := etcdtest.Put(t, client(t, members[0]), "k", "v")
+	etcdtest.Revision(t, client(t, members[2])) // by a linearizable read: it has the key, too
+	want, err := members[0].Hash(ctx, put)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client(t, members[2]).Get(ctx, "k"); err != nil { // linearizable: it has the key, too
-		t.Fatal(err)
-	}
-	want, err := members[0].Hash(ctx, put.Header.Revision)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := members[2].Hash(ctx, put.Header.Revision); err != nil || got != want {
+	if got, err := members[2].Hash(ctx, put); err != nil || got != want {
 		t.Errorf("two members serve %+v and %+v, %v", want, got, err)
 	}
 	members[1].Kill()
@@ -237,11 +226,8 @@ func TestServe(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts etcd servers")
 	}
-	ctx, stop := context.WithCancel(within(t, time.Minute))
-	url, err := freeURL()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, stop := context.WithCancel(within(t, 3*time.Minute))
+	url := fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))
 	served := make(chan error, 1)
 	go func() {
 		served <- Serve(ctx, Options{Name: "s", DataDir: filepath.Join(t.TempDir(), "s"), ListenClient: url, Tick: 10 * time.Millisecond, NoFsync: true})
@@ -251,9 +237,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Put(ctx, "k", "v"); err != nil {
-		t.Error(err)
-	}
+	etcdtest.Put(t, c, "k", "v")
 	stop()
 	if err := <-served; err != nil {
 		t.Errorf("Serve = %v after its context ended, want nil", err)
