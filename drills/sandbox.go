@@ -64,7 +64,7 @@ func newSandbox(parent, id string, names []string, quota int64) (*sandbox, error
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the sandbox: %w", err), s.release())
 	}
-	urls, err := freeURLs(2 * len(names))
+	urls, err := FreeURLs(2 * len(names))
 	if err != nil {
 		return nil, errors.Join(err, s.remove(context.Background()))
 	}
@@ -179,14 +179,14 @@ func Sweep(ctx context.Context, dir string, log *slog.Logger) {
 	})
 }
 
-// Ports are taken below the range from which systems give ports to outgoing connections, so that none slips onto one before its member starts.
 const (
 	firstPort = 10_000
 	lastPort  = 19_999
 )
 
-// freeURLs returns n URLs of loopback ports that are free now.
-func freeURLs(n int) ([]string, error) {
+// FreeURLs returns http URLs of n different ports of 127.0.0.1 that nobody listens on now. They are below the range from which systems
+// give ports to outgoing connections and to whoever asks for any, so that nobody gets one by chance while its member is down.
+func FreeURLs(n int) ([]string, error) {
 	var urls []string
 	var open []net.Listener
 	defer func() {
@@ -205,5 +205,5 @@ func freeURLs(n int) ([]string, error) {
 		open = append(open, l)
 		urls = append(urls, "http://"+l.Addr().String())
 	}
-	return nil, fmt.Errorf("find %d free ports for the sandbox: none between %d and %d can be listened on at 127.0.0.1", n, firstPort, lastPort)
+	return nil, fmt.Errorf("find %d free ports: none between %d and %d can be listened on at 127.0.0.1", n, firstPort, lastPort)
 }

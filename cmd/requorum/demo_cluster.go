@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/requorum/requorum/drills"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/seal"
 )
@@ -73,7 +72,7 @@ func newDemoSite(a *app, dir, storeURL string, expect []string) (*demoSite, erro
 	if err != nil {
 		return nil, fmt.Errorf("finding this program's own file, to start members with: %w", err)
 	}
-	ports, err := freePorts(6)
+	ports, err := drills.FreeURLs(6)
 	if err != nil {
 		return nil, err
 	}
@@ -204,38 +203,6 @@ func (s *demoSite) kill(m config.Member) error {
 		}
 	}
 	return fmt.Errorf("%s (pid %d) is still there %s after kill -9", m.Name, pid, demoWait)
-}
-
-// Ports for members are taken below the range from which systems give ports to connections and to whoever asks for any: while a member is down,
-// nobody is given its port by chance.
-const (
-	firstPort = 10000
-	lastPort  = 19999
-)
-
-// freePorts returns n URLs of ports that are free now.
-func freePorts(n int) ([]string, error) {
-	var urls []string
-	var open []net.Listener
-	defer func() {
-		for _, l := range open {
-			_ = l.Close()
-		}
-	}()
-	var last error
-	for range 100 * n {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1)))
-		if err != nil {
-			last = err
-			continue
-		}
-		open = append(open, l)
-		urls = append(urls, "http://"+l.Addr().String())
-		if len(urls) == n {
-			return urls, nil
-		}
-	}
-	return nil, fmt.Errorf("finding %d free ports between %d and %d: %w", n, firstPort, lastPort, last)
 }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
