@@ -24,20 +24,29 @@ func (x *execution) prove(ctx context.Context) (string, error) {
 	}
 	defer func() { _ = c.Close() }() // what was asked has been answered
 	x.proof = nil
-	begun := time.Now()
-	for {
-		members, err := x.proveOnce(ctx, c)
-		if err == nil {
-			return catalog.Count(members, "member") + " healthy", nil
-		}
-		// A cluster that has just come up, on a machine that does much else, may elect a leader once more.
-		if !errors.Is(err, cluster.ErrNoLeader) && !errors.Is(err, cluster.ErrUnreachable) || time.Since(begun) > x.HealthDeadline {
-			return "", err
+	var members int
+	err = x.provenWithin(ctx, func() (err error) {
+		members, err = x.proveOnce(ctx, c)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return catalog.Count(members, "member") + " healthy", nil
+}
+
+// provenWithin repeats a proof that an election or a lost answer cuts off, which a cluster that has just come up may see on a machine that does
+// much else, until HealthDeadline. Whatever else it finds is final.
+func (x *execution) provenWithin(ctx context.Context, proof func() error) error {
+	for begun := time.Now(); ; {
+		err := proof()
+		if err == nil || !errors.Is(err, cluster.ErrNoLeader) && !errors.Is(err, cluster.ErrUnreachable) || time.Since(begun) > x.HealthDeadline {
+			return err
 		}
 		x.Log.Warn("prove the new cluster again", "error", err)
 		select {
 		case <-ctx.Done():
-			return "", context.Cause(ctx)
+			return context.Cause(ctx)
 		case <-time.After(provePoll):
 		}
 	}

@@ -3,8 +3,12 @@ package restore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/requorum/requorum/internal/cluster"
 )
@@ -71,5 +75,45 @@ func TestEnded(t *testing.T) {
 	}
 	if len(h.states) != 0 {
 		t.Errorf("%d looks were not taken", len(h.states))
+	}
+}
+
+// A proof goes on after an election or a lost answer, until the deadline; what it finds wrong ends it at once.
+func TestProofGoesOn(t *testing.T) {
+	noLeader := fmt.Errorf("write and read a key: %w", cluster.ErrNoLeader)
+	away := &cluster.Error{Op: "hash", Err: cluster.ErrUnreachable}
+	wrong := errors.New("etcd2 serves another hash")
+	for _, c := range []struct {
+		name     string
+		found    []error // by one attempt after the other; the last one ever after
+		want     error
+		attempts int // 0: until the deadline
+	}{
+		{"all is well", []error{nil}, nil, 1},
+		{"an election and a lost answer", []error{noLeader, away, nil}, nil, 3},
+		{"something is wrong", []error{wrong}, wrong, 1},
+		{"something is wrong after an election", []error{noLeader, wrong}, wrong, 2},
+		{"never a leader", []error{noLeader}, cluster.ErrNoLeader, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			x := &execution{Restorer: &Restorer{Options{HealthDeadline: time.Minute, Log: slog.New(slog.DiscardHandler)}}}
+			begun, attempts := time.Now(), 0
+			err := x.provenWithin(t.Context(), func() error {
+				attempts++
+				return c.found[min(attempts, len(c.found))-1]
+			})
+			if !errors.Is(err, c.want) || c.attempts > 0 && attempts != c.attempts {
+				t.Errorf("%s: %v after %d attempts", c.name, err, attempts)
+			}
+			if took := time.Since(begun); c.attempts == 0 && (took < time.Minute || took > 2*time.Minute) {
+				t.Errorf("%s: it took %s, with a deadline of a minute", c.name, took)
+			}
+		})
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	x := &execution{Restorer: &Restorer{Options{HealthDeadline: time.Hour, Log: slog.New(slog.DiscardHandler)}}}
+	stopped := errors.New("stopped by interrupt")
+	if err := x.provenWithin(ctx, func() error { cancel(stopped); return noLeader }); !errors.Is(err, stopped) {
+		t.Errorf("interrupted: %v", err)
 	}
 }
