@@ -18,7 +18,7 @@ number=''
 end() {
 	trap '' INT TERM
 	[ -z "$number" ] || echo "$number 0" >"$limit"
-	! mountpoint -q "$disk" || umount "$disk"
+	! mountpoint -q "$disk" || umount "$disk" || umount --lazy "$disk" # what still runs there ends without it
 	[ -z "$device" ] || losetup --detach "$device"
 	rm -f "$image"
 	rmdir "$disk"
