@@ -240,13 +240,11 @@ func TestSlowRequestsKeepNoNameFromOthers(t *testing.T) {
 	d := startReplica(t, c, "d", lease, names)
 	eventually(t, patience, "d leads what only a held", func() bool { return len(d.leading()) > 2 })
 	close(late)
+	eventually(t, patience, "b takes back what d is to lead", func() bool { return refused.Load() > 0 })
 	eventually(t, patience, "all share", func() bool {
-		return once(names, a, b, d) && min(len(a.leading()), len(b.leading()), len(d.leading())) > 5
+		return settled(names, a, b, d) && min(len(a.leading()), len(b.leading()), len(d.leading())) > 5
 	})
 	// What they lead they can also give back, all of it.
 	d.leave()
 	eventually(t, patience, "two share what the third led", func() bool { return once(names, a, b) })
-	if refused.Load() == 0 {
-		t.Error("b has taken nothing back, so nothing was tried")
-	}
 }
