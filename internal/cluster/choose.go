@@ -62,21 +62,20 @@ func Choose(all []MemberStatus) (usable []MemberStatus, rejected []Rejected) {
 		rejected = append(rejected, Rejected{Name: s.Label(), Endpoint: s.Endpoint, Why: "it has a NOSPACE alarm"})
 	}
 	slices.SortStableFunc(usable, func(a, b MemberStatus) int {
-		if (a.Lag > 0) != (b.Lag > 0) {
-			if b.Lag > 0 {
-				return -1
-			}
-			return 1
-		}
-		if a.IsLeader() != b.IsLeader() {
-			if b.IsLeader() {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(a.DBSize, b.DBSize)
+		return cmp.Or(last(a.Lag > 0, b.Lag > 0), last(a.IsLeader(), b.IsLeader()), cmp.Compare(a.DBSize, b.DBSize))
 	})
 	return usable, rejected
+}
+
+// last orders what is so after what is not.
+func last(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // HasAlarm tells whether an alarm of that type is about this member, or about none in particular.
